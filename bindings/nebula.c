@@ -1,0 +1,24 @@
+/* nebula.c: luaopen_nebula assembles the module's table, nothing else. */
+#include <lua.h>
+#include <lauxlib.h>
+#include "nebula.h"
+#include "base/lua_error.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+static const luaL_Reg SUBJECTS[] = {
+    {"task", lua_open_task},
+    {NULL, NULL},
+};
+
+EXPORT int luaopen_nebula(lua_State *L);
+
+int luaopen_nebula(lua_State *L) {
+  lua_newtable(L);
+  err_open(L);
+  for (const luaL_Reg *subject = SUBJECTS; subject->name != NULL; subject++) {
+    subject->func(L);
+    lua_setfield(L, -2, subject->name);
+  }
+  return 1;
+}

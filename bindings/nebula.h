@@ -1,0 +1,9 @@
+/* nebula.h: the opener of each subject, as nebula.c assembles them. Each pushes one table. */
+#ifndef NEBULA_H
+#define NEBULA_H
+
+#include <lua.h>
+
+int lua_open_task(lua_State *L);
+
+#endif
