@@ -3,6 +3,7 @@
 #include <lauxlib.h>
 #include "nebula.h"
 #include "base/lua_error.h"
+#include "async/lua_protect.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -16,6 +17,7 @@ EXPORT int luaopen_nebula(lua_State *L);
 int luaopen_nebula(lua_State *L) {
   lua_newtable(L);
   err_open(L);
+  task_open_try(L);
   for (const luaL_Reg *subject = SUBJECTS; subject->name != NULL; subject++) {
     subject->func(L);
     lua_setfield(L, -2, subject->name);

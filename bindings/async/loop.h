@@ -24,6 +24,8 @@ typedef struct loop_deferred {
   loop_fn *run;
   void *data;
   struct loop_deferred *next;
+  uint64_t
+      turn; /* in which it was queued: it runs at the end of that turn, not later in the same */
   bool queued;
 } loop_deferred;
 
@@ -31,6 +33,7 @@ struct loop {
   uv_loop_t uv; /* uv.data points back here */
   loop_timer *idle_timers;
   loop_deferred *deferred_first, *deferred_last;
+  uint64_t turn;
 };
 
 /* Returns 0 or a libuv error. */
@@ -53,7 +56,8 @@ void loop_defer(loop *self, loop_deferred *call);
 /* Takes a queued call out again; its memory may be freed afterwards. */
 void loop_defer_cancel(loop *self, loop_deferred *call);
 
-/* Runs what is deferred, then polls once: without blocking where `wait` is false. */
-void loop_poll(loop *self, bool wait);
+/* Runs what is deferred, then polls once: without blocking where `wait` is false. False where
+ * nothing is left that could ever call back. */
+bool loop_poll(loop *self, bool wait);
 
 #endif

@@ -45,8 +45,8 @@ void err_push(lua_State *L, const err_info *info);
 _Noreturn void err_raise(lua_State *L, const err_info *info);
 
 /* Raises an error object of a kind with a formatted message (lua_pushfstring's conversions). */
-_Noreturn void err_raisef(lua_State *L, const char *kind, const char *source, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+_Noreturn void err_raisef(lua_State *L, const char *kind, const char *source, const char *format,
+                          ...) __attribute__((format(printf, 4, 5)));
 
 /* True where the value at index is an error object. */
 bool err_is(lua_State *L, int index);
@@ -55,7 +55,11 @@ bool err_is(lua_State *L, int index);
  * gives an object without a traceback the one of the place where it was raised. */
 int err_handler(lua_State *L);
 
-/* Pushes nebula.error and nebula.try. */
+/* Remembers, for the value on top of the stack, where it was raised: in the error object itself, or
+ * beside a value that cannot carry it, for the err_handler that meets the same value later. */
+void err_note_traceback(lua_State *L);
+
+/* Sets `error`, the constructor, in the table on top of the stack. */
 void err_open(lua_State *L);
 
 #endif

@@ -1,0 +1,154 @@
+/* loop.c: a turn's poll, pooled timers and deferred calls. The contract is in loop.h. */
+#include "async/loop.h"
+
+#include <stdlib.h>
+
+struct loop_timer {
+  uv_timer_t handle; /* handle.data is the loop */
+  loop_fn *run;
+  void *data;
+  loop_timer *next_idle;
+};
+
+int loop_init(loop *self) {
+  *self = (loop){0};
+  int status = uv_loop_init(&self->uv);
+  if (status != 0) return status;
+  self->uv.data = self;
+  return 0;
+}
+
+static void timer_freed(uv_handle_t *handle) {
+  free(handle);
+}
+
+/* A pooled timer lies idle when nothing is set to run. Closing it frees it. */
+static void timer_recycle(loop *self, loop_timer *timer) {
+  timer->run = NULL;
+  timer->next_idle = self->idle_timers;
+  self->idle_timers = timer;
+}
+
+static void timer_fired(uv_timer_t *handle) {
+  loop_timer *timer = (loop_timer *)handle;
+  loop_fn *run = timer->run;
+  void *data = timer->data;
+  timer_recycle(handle->data, timer);
+  run(data);
+}
+
+loop_timer *loop_timer_start(loop *self, double seconds, loop_fn *run, void *data) {
+  loop_timer *timer = self->idle_timers;
+  if (timer != NULL) {
+    self->idle_timers = timer->next_idle;
+  } else {
+    timer = malloc(sizeof *timer);
+    if (timer == NULL) return NULL;
+    uv_timer_init(&self->uv, &timer->handle);
+    timer->handle.data = self;
+  }
+  timer->run = run;
+  timer->data = data;
+  /* libuv counts from the time it read when the turn's callbacks began; scripts may have computed
+   * since. Rounding up keeps "at least". 2^53 ms is the end of any deadline that a double counts.
+   */
+  uv_update_time(&self->uv);
+  double ms = seconds * 1000.0;
+  uint64_t timeout_ms = 0;
+  if (ms >= 9007199254740992.0) {
+    timeout_ms = 9007199254740992u;
+  } else if (ms > 0) {
+    timeout_ms = (uint64_t)ms;
+    if ((double)timeout_ms < ms) timeout_ms++;
+  }
+  uv_timer_start(&timer->handle, timer_fired, timeout_ms, 0);
+  return timer;
+}
+
+void loop_timer_stop(loop *self, loop_timer *timer) {
+  if (timer == NULL) return;
+  uv_timer_stop(&timer->handle);
+  timer_recycle(self, timer);
+}
+
+void loop_defer(loop *self, loop_deferred *call) {
+  if (call->queued) return;
+  call->queued = true;
+  call->turn = self->turn;
+  call->next = NULL;
+  if (self->deferred_last != NULL) {
+    self->deferred_last->next = call;
+  } else {
+    self->deferred_first = call;
+  }
+  self->deferred_last = call;
+}
+
+void loop_defer_cancel(loop *self, loop_deferred *call) {
+  if (!call->queued) return;
+  loop_deferred *before = NULL;
+  for (loop_deferred *at = self->deferred_first; at != NULL; before = at, at = at->next) {
+    if (at != call) continue;
+    if (before != NULL) {
+      before->next = call->next;
+    } else {
+      self->deferred_first = call->next;
+    }
+    if (self->deferred_last == call) self->deferred_last = before;
+    break;
+  }
+  call->queued = false;
+}
+
+static void deferred_run(loop *self) {
+  self->turn++;
+  while (self->deferred_first != NULL && self->deferred_first->turn < self->turn) {
+    loop_deferred *call = self->deferred_first;
+    self->deferred_first = call->next;
+    if (self->deferred_first == NULL) self->deferred_last = NULL;
+    call->queued = false;
+    call->run(call->data);
+  }
+}
+
+bool loop_poll(loop *self, bool wait) {
+  deferred_run(self);
+  bool block = wait && self->deferred_first == NULL;
+  bool alive = uv_run(&self->uv, block ? UV_RUN_ONCE : UV_RUN_NOWAIT) != 0;
+  return alive || self->deferred_first != NULL;
+}
+
+typedef struct close_walk {
+  loop *self;
+  int leaked;
+} close_walk;
+
+static void close_leaked(uv_handle_t *handle, void *argument) {
+  close_walk *walk = argument;
+  if (uv_is_closing(handle)) return;
+  if (handle->type == UV_TIMER && ((uv_timer_t *)handle)->timer_cb == timer_fired) {
+    uv_close(handle, timer_freed);
+    return;
+  }
+  walk->leaked++;
+  uv_close(handle, NULL);
+}
+
+int loop_close(loop *self) {
+  for (loop_timer *timer = self->idle_timers; timer != NULL;) {
+    loop_timer *next = timer->next_idle;
+    uv_close((uv_handle_t *)&timer->handle, timer_freed);
+    timer = next;
+  }
+  self->idle_timers = NULL;
+  /* What the owners have begun to close ends by itself; only what is left then has leaked. */
+  do {
+    deferred_run(self);
+    uv_run(&self->uv, UV_RUN_NOWAIT);
+  } while (self->deferred_first != NULL);
+  close_walk walk = {.self = self, .leaked = 0};
+  uv_walk(&self->uv, close_leaked, &walk);
+  uv_run(&self->uv, UV_RUN_DEFAULT);
+  uv_loop_close(&self->uv);
+  return walk.leaked;
+}

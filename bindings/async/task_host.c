@@ -1,0 +1,73 @@
+/* task_host.c: running a program's main task. The contract is in task_host.h. */
+#include "async/task_host.h"
+
+#include <lauxlib.h>
+#include <lualib.h>
+#include "async/lua_protect.h"
+#include "async/task_internal.h"
+
+void task_host_install(lua_State *L) {
+  lua_pushglobaltable(L);
+  task_open_protect(L);
+  lua_newtable(L);
+  task_open_coroutine(L);
+  lua_getfield(L, -1, "coroutine"); // stack: globals, table, coroutine
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, LUA_COLIBNAME);
+  lua_pop(L, 1);
+  lua_setfield(L, -3, LUA_COLIBNAME);
+  lua_pop(L, 2);
+}
+
+bool task_host_run(lua_State *L, int nargs) {
+  scheduler *s = task_scheduler(L);
+  int base = lua_gettop(L) - nargs;
+  task *self = task_create(L, nargs, 0); // stack: ..., Task at base
+  s->foreground = self;
+  s->turning = true;
+  while (self->state != TASK_ENDED) {
+    if (!task_turn(s, true)) task_interrupt(self, NULL, INTERRUPT_DEADLOCK);
+  }
+  s->turning = false;
+  self->observed = true;
+  bool ok = !self->failed;
+  int count = ok ? lua_gettop(self->thread) : 1;
+  if (!lua_checkstack(L, count) || !lua_checkstack(self->thread, count)) count = 0;
+  for (int i = 0; i < count; i++)
+    lua_pushvalue(self->thread, -count);
+  lua_xmove(self->thread, L, count);
+  lua_remove(L, base);
+  return ok;
+}
+
+void task_host_drain(lua_State *L) {
+  scheduler *s = task_scheduler(L);
+  for (uint32_t i = 1; i < s->slot_count; i++) {
+    if (s->slots[i].task != NULL) task_interrupt(s->slots[i].task, NULL, INTERRUPT_CANCEL);
+  }
+  s->turning = true;
+  while (s->living > 0) {
+    if (task_turn(s, true)) continue;
+    for (uint32_t i = 1; i < s->slot_count; i++) { /* its clean-up waits for ever */
+      if (s->slots[i].task != NULL) task_expire(s->slots[i].task);
+    }
+  }
+  s->turning = false;
+}
+
+scheduler *task_host_scheduler(lua_State *L) {
+  return task_scheduler(L);
+}
+
+void task_host_signalled(scheduler *self) {
+  self->interrupted = 1;
+  lua_State *running = self->running_thread;
+  if (running != NULL) task_hook_arm(running);
+}
+
+void task_host_interrupt(scheduler *self) {
+  if (!self->interrupted) return; /* the hook has dealt with it */
+  self->interrupted = 0;
+  if (self->foreground != NULL) task_interrupt(self->foreground, NULL, INTERRUPT_SIGNAL);
+}
