@@ -1,20 +1,19 @@
 # nebula: `make help` lists the targets.
-#
-#   make            build/nebula and build/nebula.so (the module for a stock lua5.4)
-#   make SANITIZE=1 the same under build/asan with AddressSanitizer and UBSan
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
 
 PREFIX   ?= /usr/local
 DESTDIR  ?=
 SANITIZE ?=
 BUILD    := build$(if $(SANITIZE),/asan)
 
-PACKAGES := gcc make pkg-config lua5.4 liblua5.4-dev libuv1-dev libpq-dev postgresql-15 \
+PACKAGES := gcc libc6-dev make pkg-config lua5.4 liblua5.4-dev libuv1-dev libpq-dev postgresql-15 \
   libcurl4-openssl-dev libssl-dev libexpat1-dev libzstd-dev zlib1g-dev libedit-dev lua-cjson-dev \
   libmicrohttpd-dev
-TEST_PACKAGES := lua-busted lua-check clang-format radosgw ceph-mon ceph-osd ceph-common
+TEST_PACKAGES := lua-busted lua-check clang-format curl openssl \
+  radosgw ceph-mon ceph-osd ceph-base ceph-common
 
 CC       := gcc
 LIBS     := lua5.4 libuv libpq libcurl libcrypto expat libzstd zlib
@@ -23,18 +22,19 @@ WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -
 OPTIMIZE := $(if $(SANITIZE),-O1 -fsanitize=address$(,)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer,-O2)
 , := ,
 
-# pkg-config runs once the packages are there: these expand inside recipes only.
-PKGFLAGS = $(shell pkg-config --cflags $(LIBS) $(HOSTLIBS) | sed 's/-I/-isystem /g')
-CFLAGS   = -std=c17 -D_GNU_SOURCE -g $(OPTIMIZE) $(WARN) -fPIC -fvisibility=hidden -pthread -Ibindings -Ihost $(PKGFLAGS)
-LDFLAGS  = $(OPTIMIZE) -pthread
+# pkg-config may itself be missing at first: it is asked inside recipes only, and once a run.
+PKGFLAGS  = $(eval PKGFLAGS := $$(shell pkg-config --cflags $(LIBS) $(HOSTLIBS) | sed 's/-I/-isystem /g'))$(PKGFLAGS)
+CFLAGS    = -std=c17 -D_GNU_SOURCE -g $(OPTIMIZE) $(WARN) -fPIC -fvisibility=hidden -pthread -Ibindings -Ihost $(PKGFLAGS)
+LDFLAGS   = $(OPTIMIZE) -pthread
 
 BINDINGS := $(sort $(wildcard bindings/*.c bindings/*/*.c))
 HOST     := $(sort $(wildcard host/*.c host/*/*.c))
 BINDINGS_O := $(BINDINGS:%.c=$(BUILD)/obj/%.o)
 HOST_O     := $(HOST:%.c=$(BUILD)/obj/%.o)
+C_FILES    := $(sort $(shell find bindings host spec -name '*.[ch]' 2>/dev/null))
 
 .PHONY: all
-all: $(BUILD)/nebula $(BUILD)/nebula.so
+all: $(BUILD)/nebula $(BUILD)/nebula.so ## build/nebula and build/nebula.so, the module for a stock lua5.4
 
 $(BUILD)/nebula: $(HOST_O) $(BINDINGS_O)
 	$(CC) $(LDFLAGS) -rdynamic -o $@ $^ $(shell pkg-config --libs $(LIBS) $(HOSTLIBS)) -lm -ldl
@@ -48,19 +48,91 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/.packages Makefile
 
 -include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d)
 
+# Every recipe that starts servers asks to be ended with the make that started it.
+WITH_MAKE := setpriv --pdeathsig TERM
+
+DIR ?= .
+.PHONY: run
+run: all ## the main job on real input: every file of DIR (default: this tree) through the queue
+	@$(BUILD)/nebula run '$(DIR)'
+
+SPEC ?= spec
+SPEC_ENV = NEBULA_SPEC_BUILD=$(BUILD)
+.PHONY: test
+test: all $(BUILD)/.test-packages ## the specs against real servers; SPEC=path runs some of them
+	@$(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/run.lua $(SPEC)
+
+.PHONY: test-asan
+test-asan: ## the specs with AddressSanitizer, UBSan and leak detection
+	@$(MAKE) --no-print-directory SANITIZE=1 test
+
+.PHONY: lint
+lint: $(BUILD)/.test-packages ## the rules of the house, clang-format, luacheck
+	@lua5.4 spec/house/lint.lua
+	@clang-format --dry-run -Werror $(C_FILES)
+	@luacheck --quiet --no-color .
+
+.PHONY: format
+format: $(BUILD)/.test-packages ## lay out the C files
+	@clang-format -i $(C_FILES)
+
+BENCH ?= spec/bench
+.PHONY: bench
+bench: all $(BUILD)/.test-packages ## ratios against peers, measured in the same run; BENCH=file runs one
+	@$(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
+
+# Where each part goes; uninstall removes exactly these.
+BIN_DIR   = $(DESTDIR)$(PREFIX)/bin
+MODULE    = $(DESTDIR)$(PREFIX)/lib/lua/5.4/nebula.so
+SHARE_DIR = $(DESTDIR)$(PREFIX)/share/nebula
+DOC_DIR   = $(DESTDIR)$(PREFIX)/share/doc/nebula
+MAN_DIR   = $(DESTDIR)$(PREFIX)/share/man/man1
+DOCS      = README.md LICENSE-MIT LICENSE-APACHE $(wildcard examples)
+MAN_PAGES = $(wildcard host/man/*.1)
+
+.PHONY: install
+install: all ## into PREFIX (default /usr/local), below DESTDIR
+	install -d '$(BIN_DIR)' '$(dir $(MODULE))' '$(SHARE_DIR)/meta' '$(DOC_DIR)'
+	install -m 755 build/nebula '$(BIN_DIR)/nebula'
+	install -m 644 build/nebula.so '$(MODULE)'
+	cp -R scripts migrations '$(SHARE_DIR)/'
+	cp -R bindings/meta/. '$(SHARE_DIR)/meta'
+	cp -R $(DOCS) '$(DOC_DIR)/'
+	$(if $(MAN_PAGES),install -d '$(MAN_DIR)' && install -m 644 $(MAN_PAGES) '$(MAN_DIR)/')
+
+.PHONY: uninstall
+uninstall: ## removes what install put there
+	rm -rf '$(SHARE_DIR)' '$(DOC_DIR)'
+	rm -f '$(BIN_DIR)/nebula' '$(MODULE)' $(patsubst host/man/%,'$(MAN_DIR)/%',$(MAN_PAGES))
+
+.PHONY: clean
+clean: ## removes everything that was built
+	rm -rf build
+
+.PHONY: help
+help: ## this list
+	@echo 'make [TARGET] [SANITIZE=1 for a build under build/asan with ASan and UBSan]'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '%-12s %s\n' "$$name" "$$text"; done
+
 # What is missing is installed with apt-get where that is possible; else the command is printed.
+# The system's own PostgreSQL cluster is neither wanted nor made: only the programs are used.
 define install_packages
 missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q ' installed$$' || printf '%s ' $$p; done); \
 if [ -n "$$missing" ]; then \
   if [ "$$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo='sudo -n'; else \
     echo "Debian packages are missing. As root, run: apt-get install $$missing" >&2; exit 1; fi; \
   echo "installing: $$missing"; \
+  if ! [ -e /etc/postgresql-common ]; then \
+    $$sudo mkdir /etc/postgresql-common && \
+    echo 'create_main_cluster = false' | $$sudo tee /etc/postgresql-common/createcluster.conf >/dev/null; \
+  fi; \
   $$sudo apt-get update -qq && \
   $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null >/dev/null; \
 fi
 endef
 
-$(BUILD)/.packages:
+$(BUILD)/.packages: Makefile
 	@mkdir -p $(@D)
 	@$(call install_packages,$(PACKAGES))
 	@touch $@
@@ -68,7 +140,3 @@ $(BUILD)/.packages:
 $(BUILD)/.test-packages: $(BUILD)/.packages
 	@$(call install_packages,$(TEST_PACKAGES))
 	@touch $@
-
-.PHONY: clean
-clean:
-	rm -rf build

@@ -1,0 +1,15 @@
+-- luacheck's settings: the tree is Lua 5.4, run by the host.
+std = "lua54"
+max_line_length = 120
+exclude_files = { "build", ".nebula" }
+
+-- Unused arguments that say what a callback is given may stay.
+ignore = { "212" }
+
+files["spec"] = { std = "lua54+busted" }
+files["bindings/meta"] = { ignore = { "1..", "2..", "6.." } }
+
+-- What policy files know without require.
+files["scripts/policies"] = { read_globals = { "policy" } }
+files["examples/policies"] = { read_globals = { "policy" } }
+files["spec/policies"] = { std = "lua54+busted", read_globals = { "policy" } }
