@@ -1,0 +1,73 @@
+-- directory.lua: where the servers of the specs keep their files: under the build's directory where
+-- their user can enter it and socket paths stay short enough, else under /tmp. The name carries the
+-- id of the process they belong to, so that runs beside each other do not collide and what a killed
+-- run left is removed by the next.
+local lfs = require "lfs"
+local child = require "spec.support.child"
+
+local directory = {}
+
+--- Where the built program lies, relative to the root of the tree.
+directory.build = os.getenv "NEBULA_SPEC_BUILD" or "build"
+
+-- A socket's path holds 107 bytes; PostgreSQL's own name takes up to 20 of them.
+local LONGEST_PATH = 107 - 20
+
+local PLACES = { lfs.currentdir() .. "/" .. directory.build .. "/spec", "/tmp" }
+local NAME = "nebula-servers-"
+
+local own -- the directory of this process, once it is made
+
+local function can_enter(path)
+  if not child.is_root then return true end
+  return child.run { file = "test", args = { "-x", path }, user = "postgres", cwd = "/" }.status == 0
+end
+
+local function choose()
+  local under_build = PLACES[1] .. "/" .. NAME .. child.pid
+  child.must { file = "mkdir", args = { "-p", "-m", "755", PLACES[1] } }
+  if #under_build + #"/postgres-99" <= LONGEST_PATH and can_enter(PLACES[1]) then return under_build end
+  return "/tmp/" .. NAME .. child.pid
+end
+
+--- Removes a directory and what is in it.
+function directory.remove(path) child.must { file = "rm", args = { "-rf", "--", path } } end
+
+--- Removes what killed runs have left.
+function directory.sweep()
+  for _, place in ipairs(PLACES) do
+    if lfs.attributes(place, "mode") == "directory" then
+      for name in lfs.dir(place) do
+        local pid = name:match("^" .. NAME:gsub("%-", "%%-") .. "(%d+)$")
+        local mine = pid and lfs.attributes(place .. "/" .. name, "uid") == lfs.attributes("/proc/self", "uid")
+        if mine and not lfs.attributes("/proc/" .. pid) then directory.remove(place .. "/" .. name) end
+      end
+    end
+  end
+end
+
+--- Makes an empty directory for a server of this process.
+---@param name string a path component, free in this process
+---@param user string? its owner
+---@return string absolute path
+function directory.make(name, user)
+  if not own then
+    directory.sweep()
+    own = choose()
+    child.must { file = "mkdir", args = { "-p", "-m", "755", own } }
+  end
+  local path = own .. "/" .. name
+  local args = { "-d", "-m", "700" }
+  if user then args = { "-d", "-m", "700", "-o", user, "-g", user } end
+  args[#args + 1] = path
+  child.must { file = "install", args = args }
+  return path
+end
+
+--- Removes the files of all servers of this process; they must have ended.
+function directory.remove_own()
+  if own then directory.remove(own) end
+  own = nil
+end
+
+return directory

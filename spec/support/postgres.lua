@@ -1,0 +1,168 @@
+-- postgres.lua: a real PostgreSQL for the specs, private to them: unix socket only, no password, not
+-- durable against a crash of the machine. One is shared by a whole run (spec/support/run.lua
+-- starts it); a spec that stops, kills or configures its server starts one of its own. As root the
+-- server runs as the user `postgres` of the Debian package, since it refuses to run as root.
+local child = require "spec.support.child"
+local directory = require "spec.support.directory"
+
+local postgres = {}
+
+local BIN = os.getenv "NEBULA_SPEC_POSTGRES_BIN" or "/usr/lib/postgresql/15/bin"
+local USER = child.is_root and "postgres" or nil
+local SHARED = "NEBULA_SPEC_POSTGRES" -- the environment variable: the shared server's directory
+local READY_SECONDS = 60
+
+local SETTINGS = {
+  listen_addresses = "",
+  fsync = "off",
+  max_connections = "200",
+  log_line_prefix = "%m [%p] %a ",
+  timezone = "UTC",
+}
+
+local STOP_SIGNALS = { smart = 15, fast = 2, immediate = 3 }
+
+--- A running (or stopped) server of the specs.
+---@class spec.Server
+---@field directory string where its socket, data and log are
+local Server = {}
+Server.__index = Server
+
+local servers, databases = 0, 0
+
+local function encoded(text)
+  return (text:gsub("[^%w/._~-]", function(c) return ("%%%02X"):format(c:byte()) end))
+end
+
+local function url_of(where, database)
+  return ("postgresql://nebula@/%s?host=%s"):format(database, encoded(where))
+end
+
+local function create_database(where, name)
+  databases = databases + 1
+  name = name or ("spec_%d_%d"):format(child.pid, databases)
+  child.must {
+    file = BIN .. "/psql", cwd = "/",
+    args = { "-X", "-q", "-h", where, "-U", "nebula", "-d", "postgres",
+      "-c", 'CREATE DATABASE "' .. name:gsub('"', '""') .. '"' },
+  }
+  return url_of(where, name)
+end
+
+--- The URL of one of its databases; "nebula" is always there.
+---@param database string?
+---@return string
+function Server:url(database) return url_of(self.directory, database or "nebula") end
+
+--- Makes an empty database and returns its URL.
+---@param name string?
+---@return string
+function Server:database(name) return create_database(self.directory, name) end
+
+--- What the server has logged.
+---@return string
+function Server:log() return child.read_file(self.directory .. "/log") or "" end
+
+--- Starts the stopped server and waits until it accepts connections.
+function Server:start()
+  assert(not self.process, "it runs already")
+  self.process = child.spawn {
+    file = BIN .. "/postgres", args = { "-D", self.directory .. "/data" },
+    user = USER, end_signal = "QUIT", cwd = self.directory,
+    stdin = "", stdout = self.directory .. "/log", stderr = "stdout",
+  }
+  child.await("PostgreSQL (log: " .. self.directory .. "/log)", READY_SECONDS, function()
+    local pid_file = child.read_file(self.directory .. "/data/postmaster.pid")
+    return pid_file and tonumber(pid_file:match("^%d+")) == self.process.pid and pid_file:find("ready")
+  end, self.process)
+end
+
+--- Sends a signal to the server's first process and waits for nothing.
+---@param signal integer
+function Server:signal(signal) self.process:kill(signal) end
+
+--- Stops the server and waits for its end. "smart" waits for clients, "fast" (default) breaks their
+--- connections, "immediate" leaves the next start to crash recovery.
+---@param mode "smart"|"fast"|"immediate"|nil
+function Server:stop(mode)
+  if not self.process then return end
+  self.process:kill(STOP_SIGNALS[mode or "fast"])
+  self.process:wait()
+  self.process = nil
+end
+
+---@param mode "smart"|"fast"|"immediate"|nil
+function Server:restart(mode)
+  self:stop(mode)
+  self:start()
+end
+
+--- Stops the server for good and removes its files.
+function Server:close()
+  self:stop("immediate")
+  directory.remove(self.directory)
+end
+
+Server.__close = Server.close
+
+-- The last line for a name is the one in force.
+local function write_settings(where, settings)
+  local conf <close> = assert(io.open(where .. "/data/postgresql.conf", "a"))
+  for name, value in pairs(settings) do
+    conf:write(("%s = '%s'\n"):format(name, (value:gsub("'", "''"))))
+  end
+end
+
+--- Starts a server. Close it: `local server <close> = postgres.server()`.
+---@param settings table<string, string>? lines of postgresql.conf besides the defaults
+---@return spec.Server
+function postgres.server(settings)
+  servers = servers + 1
+  local where = directory.make("postgres-" .. servers, USER)
+  child.must {
+    file = BIN .. "/initdb", user = USER, cwd = where,
+    args = { "-D", where .. "/data", "-U", "nebula", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync" },
+  }
+  write_settings(where, { unix_socket_directories = where })
+  write_settings(where, SETTINGS)
+  write_settings(where, settings or {})
+
+  local server = setmetatable({ directory = where }, Server)
+  server:start()
+  server:database("nebula")
+  return server
+end
+
+-- The server of the whole run; where there is no run around this process, one of its own.
+local shared
+
+local function shared_directory()
+  local given = os.getenv(SHARED)
+  if given then return given end
+  shared = shared or postgres.server()
+  return shared.directory
+end
+
+--- The URL of a database of the shared server; "nebula" is always there.
+---@param database string?
+---@return string
+function postgres.url(database) return url_of(shared_directory(), database or "nebula") end
+
+--- Makes an empty database on the shared server and returns its URL: one a spec file.
+---@param name string?
+---@return string
+function postgres.database(name) return create_database(shared_directory(), name) end
+
+--- Starts the shared server; what the processes of the run need in their environment to find it.
+---@return table<string, string>
+function postgres.share()
+  return { [SHARED] = shared_directory() }
+end
+
+--- Stops the shared server where this process has started it.
+function postgres.unshare()
+  if shared then shared:close() end
+  shared = nil
+end
+
+return postgres
