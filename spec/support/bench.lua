@@ -49,7 +49,7 @@ end
 
 --- Measures `ours` and `theirs` in turns and prints what ours is of theirs. Both return a rate;
 --- higher is better.
----@param what { name: string, peer: string, unit: string, ours: (fun(): number), theirs: (fun(): number), rounds: integer? }
+---@param what { name: string, peer: string, unit: string, ours: function, theirs: function, rounds: integer? }
 function bench.compare(what)
   local ours, theirs, ratios = {}, {}, {}
   for round = 1, what.rounds or ROUNDS do
