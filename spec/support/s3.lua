@@ -231,7 +231,7 @@ function s3.bucket()
   child.must {
     file = "curl",
     args = { "-sS", "--fail-with-body", "-X", "PUT", "--aws-sigv4", "aws:amz:" .. s3.region .. ":s3",
-      "--user", s3.access_key_id .. ":" .. s3.secret_access_key, s3.endpoint() .. "/" .. name },
+      "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "--user", s3.access_key_id .. ":" .. s3.secret_access_key, s3.endpoint() .. "/" .. name },
   }
   return name
 end
