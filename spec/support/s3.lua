@@ -230,8 +230,9 @@ function s3.bucket()
   local name = ("spec-%d-%d"):format(child.pid, buckets)
   child.must {
     file = "curl",
-    args = { "-sS", "--fail-with-body", "-X", "PUT", "--aws-sigv4", "aws:amz:" .. s3.region .. ":s3",
-      "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "--user", s3.access_key_id .. ":" .. s3.secret_access_key, s3.endpoint() .. "/" .. name },
+    args = { "-sS", "--fail-with-body", "-X", "PUT", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD",
+      "--aws-sigv4", "aws:amz:" .. s3.region .. ":s3",
+      "--user", s3.access_key_id .. ":" .. s3.secret_access_key, s3.endpoint() .. "/" .. name },
   }
   return name
 end
