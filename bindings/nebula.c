@@ -8,6 +8,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 static const luaL_Reg SUBJECTS[] = {
+    {"json", lua_open_json},
     {"task", lua_open_task},
     {NULL, NULL},
 };
@@ -22,5 +23,9 @@ int luaopen_nebula(lua_State *L) {
     subject->func(L);
     lua_setfield(L, -2, subject->name);
   }
+  lua_getfield(L, -1, "json");
+  lua_getfield(L, -1, "null"); // stack: nebula, json, null
+  lua_setfield(L, -3, "null");
+  lua_pop(L, 1);
   return 1;
 }
