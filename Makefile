@@ -6,7 +6,6 @@ MAKEFLAGS += --no-builtin-rules
 
 PREFIX   ?= /usr/local
 DESTDIR  ?=
-SANITIZE ?=
 BUILD    := build$(if $(SANITIZE),/asan)
 
 PACKAGES := gcc libc6-dev make pkg-config lua5.4 liblua5.4-dev libuv1-dev libpq-dev postgresql-15 \
@@ -19,8 +18,11 @@ CC       := gcc
 LIBS     := lua5.4 libuv libpq libcurl libcrypto expat libzstd zlib
 HOSTLIBS := libedit lua5.4-cjson libmicrohttpd
 WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Werror
-OPTIMIZE := $(if $(SANITIZE),-O1 -fsanitize=address$(,)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer,-O2)
-, := ,
+ifdef SANITIZE
+OPTIMIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+else
+OPTIMIZE := -O2
+endif
 
 # pkg-config may itself be missing at first: it is asked inside recipes only, and once a run.
 PKGFLAGS  = $(eval PKGFLAGS := $$(shell pkg-config --cflags $(LIBS) $(HOSTLIBS) | sed 's/-I/-isystem /g'))$(PKGFLAGS)
@@ -36,15 +38,18 @@ C_FILES    := $(sort $(shell find bindings host spec -name '*.[ch]' 2>/dev/null)
 .PHONY: all
 all: $(BUILD)/nebula $(BUILD)/nebula.so ## build/nebula and build/nebula.so, the module for a stock lua5.4
 
+# What runs is said in short; `make V=1` shows the commands.
+say = $(if $(V),,@echo '  $(1)  $(2)';)
+
 $(BUILD)/nebula: $(HOST_O) $(BINDINGS_O)
-	$(CC) $(LDFLAGS) -rdynamic -o $@ $^ $(shell pkg-config --libs $(LIBS) $(HOSTLIBS)) -lm -ldl
+	$(call say,ld,$@)$(CC) $(LDFLAGS) -rdynamic -o $@ $^ $(shell pkg-config --libs $(LIBS) $(HOSTLIBS)) -lm -ldl
 
 $(BUILD)/nebula.so: $(BINDINGS_O)
-	$(CC) $(LDFLAGS) -shared -o $@ $^ $(shell pkg-config --libs $(filter-out lua5.4,$(LIBS))) -lm
+	$(call say,ld,$@)$(CC) $(LDFLAGS) -shared -o $@ $^ $(shell pkg-config --libs $(filter-out lua5.4,$(LIBS))) -lm
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/.packages Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,cc,$<)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 -include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d)
 
@@ -111,7 +116,7 @@ clean: ## removes everything that was built
 
 .PHONY: help
 help: ## this list
-	@echo 'make [TARGET] [SANITIZE=1 for a build under build/asan with ASan and UBSan]'
+	@echo 'make [TARGET] [V=1: show the commands] [SANITIZE=1: build/asan, with ASan and UBSan]'
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do \
 	  printf '%-12s %s\n' "$$name" "$$text"; done
 
