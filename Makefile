@@ -102,8 +102,8 @@ MAN_PAGES = $(wildcard host/man/*.1)
 .PHONY: install
 install: all ## into PREFIX (default /usr/local), below DESTDIR
 	install -d '$(BIN_DIR)' '$(dir $(MODULE))' '$(SHARE_DIR)/meta' '$(DOC_DIR)'
-	install -m 755 build/nebula '$(BIN_DIR)/nebula'
-	install -m 644 build/nebula.so '$(MODULE)'
+	install -m 755 $(BUILD)/nebula '$(BIN_DIR)/nebula'
+	install -m 644 $(BUILD)/nebula.so '$(MODULE)'
 	cp -R scripts migrations '$(SHARE_DIR)/'
 	cp -R bindings/meta/. '$(SHARE_DIR)/meta'
 	cp -R $(DOCS) '$(DOC_DIR)/'
