@@ -1,0 +1,44 @@
+-- environment.lua: the names that the prompt and `nebula -e` know without require. Each is made at
+-- its first use: no database is touched by a line that does not ask for it.
+local nebula = require "nebula"
+
+local environment = {}
+
+local makers = {
+  nebula = function() return nebula end,
+  task = function() return nebula.task end,
+  storage = function() return require("nebula.storage").from_env() end,
+  db = function(env) return env.storage.db end,
+  blobs = function(env) return env.storage.blobs end,
+  queue = function() return require "nebula.queue" end,
+  sql = function(env)
+    return function(statement, ...) return env.db:query(statement, ...) end
+  end,
+  plot = function() return require("nebula.ui").plot end,
+}
+
+--- The lazily made names.
+---@return string[]
+function environment.names()
+  local names = {}
+  for name in pairs(makers) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+--- Gives the table the lazily made names.
+---@param env table
+---@return table env
+function environment.install(env)
+  return setmetatable(env, {
+    __index = function(self, name)
+      local make = makers[name]
+      if not make then return nil end
+      local value = make(self)
+      rawset(self, name, value)
+      return value
+    end,
+  })
+end
+
+return environment
