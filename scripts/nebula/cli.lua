@@ -20,7 +20,7 @@ local HELP = {
 
 local function command_file(name)
   if not name:find "^%a[%w-]*$" then return nil end
-  return package.searchpath("nebula.cli." .. name, package.path, "", "/")
+  return package.searchpath("nebula.cli." .. name, package.path)
 end
 
 --- Every command's name, sorted.
