@@ -23,9 +23,9 @@ typedef struct lua_process {
   size_t waiting, capacity;
 } lua_process;
 
-static const char *const OPTIONS[] = {"file",  "args",   "env",    "clear_env", "cwd",
-                                      "uid",   "gid",    "stdin",  "stdout",    "stderr",
-                                      "pty",   "detached", "timeout", "max_bytes", NULL};
+static const char *const OPTIONS[] = {"file", "args",     "env",     "clear_env", "cwd",
+                                      "uid",  "gid",      "stdin",   "stdout",    "stderr",
+                                      "pty",  "detached", "timeout", "max_bytes", NULL};
 
 static lua_process *check(lua_State *L) {
   return luaL_checkudata(L, 1, METATABLE);
@@ -41,7 +41,8 @@ static void changed(void *data) {
   }
   size_t count = self->waiting;
   self->waiting = 0;
-  for (size_t i = 0; i < count; i++) task_wake(self->waiters[i]);
+  for (size_t i = 0; i < count; i++)
+    task_wake(self->waiters[i]);
 }
 
 /* Announces a wait for the next change. Nobody is ever taken off the list: a late wake of a ticket
@@ -78,7 +79,8 @@ static char **words_push(lua_State *L, int options, const char *name, const char
     err_raisef(L, ERR_VALIDATION, NULL, "process.spawn: %s is a list of strings, not a %s", name,
                luaL_typename(L, -1));
   }
-  char **words = lua_newuserdatauv(L, (count + 2) * sizeof *words, (int)count); // stack: list, words
+  char **words =
+      lua_newuserdatauv(L, (count + 2) * sizeof *words, (int)count); // stack: list, words
   words[0] = (char *)first;
   for (size_t i = 0; i < count; i++) {
     lua_geti(L, -2, (lua_Integer)i + 1);
@@ -152,9 +154,10 @@ static process_stdio stdio_read(lua_State *L, int options, const char *name, pro
   if (strcmp(value, "null") == 0) return PROCESS_NULL;
   if (strcmp(name, "stderr") == 0 && strcmp(value, "stdout") == 0) return PROCESS_STDOUT;
   if (strchr(value, '/') == NULL) {
-    err_raisef(L, ERR_VALIDATION, NULL, "process.spawn: %s is \"pipe\", \"inherit\", \"null\"%s or "
-               "a path with a slash, not \"%s\"", name,
-               strcmp(name, "stderr") == 0 ? ", \"stdout\"" : "", value);
+    err_raisef(L, ERR_VALIDATION, NULL,
+               "process.spawn: %s is \"pipe\", \"inherit\", \"null\"%s or "
+               "a path with a slash, not \"%s\"",
+               name, strcmp(name, "stderr") == 0 ? ", \"stdout\"" : "", value);
   }
   *path = value;
   return PROCESS_FILE;
@@ -202,7 +205,8 @@ static void options_read(lua_State *L, int index, process_options *out, const ch
   out->stdio[0] = PROCESS_NULL;
   if (opt_string(L, index, call, "stdin", &text, input_length)) {
     bool word = strcmp(text, "inherit") == 0 || strcmp(text, "null") == 0;
-    out->stdio[0] = word ? stdio_read(L, index, "stdin", PROCESS_NULL, &out->paths[0]) : PROCESS_PIPE;
+    out->stdio[0] =
+        word ? stdio_read(L, index, "stdin", PROCESS_NULL, &out->paths[0]) : PROCESS_PIPE;
     if (!word && strcmp(text, "pipe") != 0) *input = text;
   }
   luaL_checkstack(L, 20, call);
@@ -352,10 +356,13 @@ static bool collected(lua_State *L, lua_process *self, size_t bound) {
   size_t length;
   process_peek(self->child, PROCESS_OUT, &length, &out_ended);
   process_peek(self->child, PROCESS_ERR, &length, &err_ended);
-  if (process_full(self->child, PROCESS_OUT, bound) || process_full(self->child, PROCESS_ERR, bound)) {
+  if (process_full(self->child, PROCESS_OUT, bound) ||
+      process_full(self->child, PROCESS_ERR, bound)) {
     process_kill(self->child, SIGKILL);
-    err_raisef(L, ERR_LIMIT, NULL, "process: more than %d bytes of output; the program was ended. "
-               "Read it in pieces with process:read(), or send it to a file", (int)bound);
+    err_raisef(L, ERR_LIMIT, NULL,
+               "process: more than %d bytes of output; the program was ended. "
+               "Read it in pieces with process:read(), or send it to a file",
+               (int)bound);
   }
   return out_ended && err_ended;
 }
@@ -493,13 +500,14 @@ static int process_tostring(lua_State *L) {
 }
 
 static const luaL_Reg METHODS[] = {
-    {"wait", lua_process_wait},   {"kill", lua_process_kill},
-    {"read", lua_process_read},   {"read_all", lua_process_read_all},
-    {"write", lua_process_write}, {"end_input", lua_process_end_input},
+    {"wait", lua_process_wait},     {"kill", lua_process_kill},
+    {"read", lua_process_read},     {"read_all", lua_process_read_all},
+    {"write", lua_process_write},   {"end_input", lua_process_end_input},
     {"resize", lua_process_resize}, {NULL, NULL},
 };
 
-static const luaL_Reg META[] = {{"__gc", process_gc}, {"__tostring", process_tostring}, {NULL, NULL}};
+static const luaL_Reg META[] = {
+    {"__gc", process_gc}, {"__tostring", process_tostring}, {NULL, NULL}};
 
 static const luaL_Reg FUNCTIONS[] = {{"spawn", lua_process_spawn},
                                      {"run", lua_process_run},

@@ -38,7 +38,8 @@ static void wait_leave(void *data) {
   module_wait *self = data;
   if (self->on == NULL) return;
   module_wait **link = &self->on->waits;
-  while (*link != self) link = &(*link)->next;
+  while (*link != self)
+    link = &(*link)->next;
   *link = self->next;
   self->on = NULL;
 }

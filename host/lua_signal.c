@@ -14,8 +14,8 @@ static const char HANDLERS; /* registry: number -> function */
 static const struct {
   const char *name;
   int number;
-} SIGNALS[] = {{"TERM", SIGTERM}, {"INT", SIGINT},   {"KILL", SIGKILL}, {"HUP", SIGHUP},
-               {"QUIT", SIGQUIT}, {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"STOP", SIGSTOP},
+} SIGNALS[] = {{"TERM", SIGTERM}, {"INT", SIGINT},    {"KILL", SIGKILL}, {"HUP", SIGHUP},
+               {"QUIT", SIGQUIT}, {"USR1", SIGUSR1},  {"USR2", SIGUSR2}, {"STOP", SIGSTOP},
                {"CONT", SIGCONT}, {"WINCH", SIGWINCH}};
 
 int host_signal_number(lua_State *L, int index, const char *call) {
@@ -24,8 +24,10 @@ int host_signal_number(lua_State *L, int index, const char *call) {
   if (strncmp(name, "SIG", 3) == 0) name += 3;
   for (size_t i = 0; i < sizeof SIGNALS / sizeof *SIGNALS; i++)
     if (strcmp(SIGNALS[i].name, name) == 0) return SIGNALS[i].number;
-  err_raisef(L, ERR_VALIDATION, NULL, "%s: no signal \"%s\"; use TERM, INT, KILL, HUP, QUIT, USR1, "
-             "USR2, STOP, CONT or WINCH", call, name);
+  err_raisef(L, ERR_VALIDATION, NULL,
+             "%s: no signal \"%s\"; use TERM, INT, KILL, HUP, QUIT, USR1, "
+             "USR2, STOP, CONT or WINCH",
+             call, name);
 }
 static void push_handlers(lua_State *L) {
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &HANDLERS) == LUA_TTABLE) return;

@@ -24,10 +24,10 @@
 #define DIRECTORY_METATABLE "nebula.system.directory"
 
 static _Noreturn void raise_errno(lua_State *L, const char *what, const char *path, int number) {
-  err_raise(L, &(err_info){.kind = ERR_IO,
-                           .code = uv_err_name(-number),
-                           .message = lua_pushfstring(L, "%s %s: %s", what, path,
-                                                      strerror(number))});
+  err_raise(L,
+            &(err_info){.kind = ERR_IO,
+                        .code = uv_err_name(-number),
+                        .message = lua_pushfstring(L, "%s %s: %s", what, path, strerror(number))});
 }
 
 static int push_true(lua_State *L) {
@@ -89,9 +89,12 @@ static int system_stat(lua_State *L) {
   const struct {
     const char *name;
     lua_Integer value;
-  } numbers[] = {{"mode", info.st_mode & 07777}, {"uid", info.st_uid},
-                 {"gid", info.st_gid},           {"size", info.st_size},
-                 {"mtime", info.st_mtime},       {"inode", (lua_Integer)info.st_ino},
+  } numbers[] = {{"mode", info.st_mode & 07777},
+                 {"uid", info.st_uid},
+                 {"gid", info.st_gid},
+                 {"size", info.st_size},
+                 {"mtime", info.st_mtime},
+                 {"inode", (lua_Integer)info.st_ino},
                  {"device", (lua_Integer)info.st_dev}};
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
     lua_pushinteger(L, numbers[i].value);
@@ -294,14 +297,22 @@ static int system_remove_tree(lua_State *L) {
 }
 
 static const luaL_Reg FUNCTIONS[] = {
-    {"ids", system_ids},         {"user", system_user},
-    {"stat", system_stat},       {"mkdir", system_mkdir},
-    {"mkdtemp", system_mkdtemp}, {"chown", system_chown},
-    {"chmod", system_chmod},     {"realpath", system_realpath},
-    {"readlink", system_readlink}, {"cwd", system_cwd},
-    {"list", system_list},       {"lock", system_lock},
-    {"isatty", system_isatty},   {"window", system_window},
-    {"remove_tree", system_remove_tree}, {NULL, NULL},
+    {"ids", system_ids},
+    {"user", system_user},
+    {"stat", system_stat},
+    {"mkdir", system_mkdir},
+    {"mkdtemp", system_mkdtemp},
+    {"chown", system_chown},
+    {"chmod", system_chmod},
+    {"realpath", system_realpath},
+    {"readlink", system_readlink},
+    {"cwd", system_cwd},
+    {"list", system_list},
+    {"lock", system_lock},
+    {"isatty", system_isatty},
+    {"window", system_window},
+    {"remove_tree", system_remove_tree},
+    {NULL, NULL},
 };
 
 int lua_open_system(lua_State *L) {

@@ -229,7 +229,8 @@ failed_writer:
  * of every Debian: libuv offers no hook between fork and exec. */
 static char **pty_args(char **args) {
   size_t count = 0;
-  while (args[count] != NULL) count++;
+  while (args[count] != NULL)
+    count++;
   char **wrapped = calloc(count + 4, sizeof *wrapped);
   if (wrapped == NULL) return NULL;
   wrapped[0] = (char *)"setsid";

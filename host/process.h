@@ -41,7 +41,8 @@ typedef struct process_options {
 typedef enum process_stream { PROCESS_OUT, PROCESS_ERR } process_stream;
 
 /* Returns 0 and sets *out, or a negative libuv error and leaves nothing behind. `failed` names what
- * could not be done ("open /x/log", or the program's name): valid until the next call on options. */
+ * could not be done ("open /x/log", or the program's name): valid until the next call on options.
+ */
 int process_spawn(uv_loop_t *loop, const process_options *options, process_changed_fn *changed,
                   void *data, process **out, const char **failed);
 

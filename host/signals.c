@@ -73,6 +73,7 @@ void signals_urgent(int number, bool urgent) {
 void signals_close(void) {
   if (!signals.open) return;
   signals.open = 0;
-  for (int number = 1; number < SIGNALS_MOST; number++) signals_forget(number);
+  for (int number = 1; number < SIGNALS_MOST; number++)
+    signals_forget(number);
   uv_close((uv_handle_t *)&signals.wake, NULL);
 }

@@ -15,7 +15,8 @@ typedef void signals_fn(void *data, int number);
  * Ignores SIGPIPE: a broken pipe is an error of the write. Returns 0 or a libuv error. */
 int signals_open(uv_loop_t *loop, signals_fn *arrived, signals_fn *urgent, void *data);
 
-/* Notes this signal from now on; SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT and SIGWINCH. */
+/* Notes this signal from now on; SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT and SIGWINCH.
+ */
 int signals_watch(int number);
 
 /* Gives the signal its default action again. */

@@ -105,7 +105,7 @@ void task_wake(task_ticket ticket) {
   scheduler *s = ticket.owner;
   if (s == NULL) return;
   if (ticket.slot == 0) {
-    if (s->outside.generation == ticket.generation) s->outside.woken = true;
+    if (s->outside.generation == ticket.generation) s->outside.woken = s->returning = true;
     return;
   }
   task *self = s->slots[ticket.slot].task;
@@ -371,6 +371,7 @@ static void scope_child_ended(scheduler *s, task *self) {
 static void task_end(task *self) {
   scheduler *s = self->owner;
   self->state = TASK_ENDED;
+  s->returning = true;
   self->unwinding = UNWIND_NONE;
   loop_timer_stop(&s->loop, self->cleanup);
   self->cleanup = NULL;
@@ -425,7 +426,9 @@ bool task_turn(scheduler *self, bool wait) {
     task_resume(self, next);
     if (is_last) break;
   }
-  bool alive = loop_poll(&self->loop, wait && self->ready_first == NULL);
+  bool block = wait && self->ready_first == NULL && !self->returning;
+  self->returning = false;
+  bool alive = loop_poll(&self->loop, block);
   return alive || self->ready_first != NULL;
 }
 

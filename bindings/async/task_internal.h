@@ -123,6 +123,7 @@ struct scheduler {
   uint64_t last_id;
   wait_state outside; /* the wait of a main chunk that is no task: slot 0 */
   bool turning;
+  bool returning; /* what the turning caller waits for may have come: this turn does not block */
   lua_State *volatile running_thread; /* for the signal handler */
   volatile sig_atomic_t interrupted;
   lua_State *kill; /* the generator that is being closed: its yield raises */
