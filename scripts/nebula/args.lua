@@ -33,6 +33,7 @@ return function(declared, argv)
     end
   end
   io.stdout:flush()
-  io.stderr:write(script, ": ", type(err) == "table" and err.message or tostring(err), "\n", usage(script, declared), "\n")
+  local message = type(err) == "table" and err.message or tostring(err)
+  io.stderr:write(script, ": ", message, "\n", usage(script, declared), "\n")
   os.exit(2, true)
 end

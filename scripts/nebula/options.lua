@@ -230,7 +230,8 @@ function options.coerce(declared, given, what)
   for name, value in pairs(given or {}) do
     local option = declared[name]
     if not option then
-      fail(("%sunknown option %s%s"):format(prefix, tostring(name), did_you_mean(tostring(name), sorted_names(declared))))
+      local near = did_you_mean(tostring(name), sorted_names(declared))
+      fail(("%sunknown option %s%s"):format(prefix, tostring(name), near))
     end
     values[name] = read(prefix .. name, option, value)
   end
