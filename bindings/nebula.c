@@ -8,6 +8,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 static const luaL_Reg SUBJECTS[] = {
+    {"crypto", lua_open_crypto},
     {"json", lua_open_json},
     {"task", lua_open_task},
     {NULL, NULL},

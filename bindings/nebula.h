@@ -4,6 +4,7 @@
 
 #include <lua.h>
 
+int lua_open_crypto(lua_State *L);
 int lua_open_json(lua_State *L);
 int lua_open_task(lua_State *L);
 
