@@ -100,7 +100,7 @@ void loop_defer_cancel(loop *self, loop_deferred *call) {
   call->queued = false;
 }
 
-static void deferred_run(loop *self) {
+void loop_run_deferred(loop *self) {
   self->turn++;
   while (self->deferred_first != NULL && self->deferred_first->turn < self->turn) {
     loop_deferred *call = self->deferred_first;
@@ -112,7 +112,6 @@ static void deferred_run(loop *self) {
 }
 
 bool loop_poll(loop *self, bool wait) {
-  deferred_run(self);
   bool block = wait && self->deferred_first == NULL;
   bool alive = uv_run(&self->uv, block ? UV_RUN_ONCE : UV_RUN_NOWAIT) != 0;
   return alive || self->deferred_first != NULL;
@@ -143,7 +142,7 @@ int loop_close(loop *self) {
   self->idle_timers = NULL;
   /* What the owners have begun to close ends by itself; only what is left then has leaked. */
   do {
-    deferred_run(self);
+    loop_run_deferred(self);
     uv_run(&self->uv, UV_RUN_NOWAIT);
   } while (self->deferred_first != NULL);
   close_walk walk = {.self = self, .leaked = 0};

@@ -56,8 +56,9 @@ void loop_defer(loop *self, loop_deferred *call);
 /* Takes a queued call out again; its memory may be freed afterwards. */
 void loop_defer_cancel(loop *self, loop_deferred *call);
 
-/* Runs what is deferred, then polls once: without blocking where `wait` is false. False where
- * nothing is left that could ever call back. */
+/* The two last thirds of a turn. Polling blocks only where `wait` is true and nothing is deferred; it
+ * returns false where nothing is left that could ever call back. */
+void loop_run_deferred(loop *self);
 bool loop_poll(loop *self, bool wait);
 
 #endif

@@ -76,10 +76,25 @@ static int coroutine_yield(lua_State *L) {
 /* What a resume came to. */
 typedef enum outcome { GAVE, ENDED, FAILED, WAITS } outcome;
 
+/* A generator in a generator in a generator lies deep in the C stack. Lua counts C levels, three for
+ * each of ours, and would end at 65; a task counts bytes instead. One coroutine alone adds at most
+ * Lua's own 200 levels, well under the rest of the smallest usual stack of 8 MB. */
+#define STACK_BYTES ((uintptr_t)2 << 20)
+
+static bool stack_is_deep(const scheduler *s) {
+  char here;
+  return s->stack_base - (uintptr_t)&here > STACK_BYTES;
+}
+
 /* Resumes co on behalf of L's task; count is the number of values on top of co's stack. */
 static outcome coroutine_step(lua_State *L, lua_State *co, int nargs, int *count) {
   scheduler *s = task_scheduler(L);
   task *self = task_of(L);
+  if (self != NULL && stack_is_deep(s)) {
+    lua_pop(co, nargs);
+    lua_pushliteral(co, "C stack overflow: too many coroutines inside each other");
+    return FAILED;
+  }
   bool pins = self != NULL && !lua_isyieldable(L);
   task_adopt(co, self);
   if (self != NULL) {
@@ -89,7 +104,7 @@ static outcome coroutine_step(lua_State *L, lua_State *co, int nargs, int *count
   }
   int extra =
       lua_status(co) == LUA_OK; /* at the start body takes the function as its first argument */
-  int status = lua_resume(co, L, nargs + extra, count);
+  int status = lua_resume(co, self != NULL ? s->work : L, nargs + extra, count);
   if (self != NULL) {
     self->pinned -= pins;
     s->running_thread = L;

@@ -396,6 +396,8 @@ static void task_resume(scheduler *s, task *self) {
   lua_State *co = self->thread;
   int arguments = lua_status(co) == LUA_OK ? lua_gettop(co) - 1 : 0;
   task_push(s->work, self); /* anchors it while it runs */
+  char here;
+  s->stack_base = (uintptr_t)&here;
   s->running = self;
   s->running_thread = co;
   self->state = TASK_RUNNING;
@@ -426,6 +428,7 @@ bool task_turn(scheduler *self, bool wait) {
     task_resume(self, next);
     if (is_last) break;
   }
+  loop_run_deferred(&self->loop); /* may make tasks ready */
   bool block = wait && self->ready_first == NULL && !self->returning;
   self->returning = false;
   bool alive = loop_poll(&self->loop, block);

@@ -124,6 +124,7 @@ struct scheduler {
   wait_state outside; /* the wait of a main chunk that is no task: slot 0 */
   bool turning;
   bool returning; /* what the turning caller waits for may have come: this turn does not block */
+  uintptr_t stack_base; /* of the C stack, where the running task was resumed */
   lua_State *volatile running_thread; /* for the signal handler */
   volatile sig_atomic_t interrupted;
   lua_State *kill; /* the generator that is being closed: its yield raises */
