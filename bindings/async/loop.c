@@ -71,8 +71,13 @@ void loop_timer_stop(loop *self, loop_timer *timer) {
   timer_recycle(self, timer);
 }
 
+void loop_stay_awake(loop *self) {
+  if (self->polling) uv_stop(&self->uv);
+}
+
 void loop_defer(loop *self, loop_deferred *call) {
   if (call->queued) return;
+  loop_stay_awake(self);
   call->queued = true;
   call->turn = self->turn;
   call->next = NULL;
@@ -113,7 +118,9 @@ void loop_run_deferred(loop *self) {
 
 bool loop_poll(loop *self, bool wait) {
   bool block = wait && self->deferred_first == NULL;
+  self->polling = true;
   bool alive = uv_run(&self->uv, block ? UV_RUN_ONCE : UV_RUN_NOWAIT) != 0;
+  self->polling = false;
   return alive || self->deferred_first != NULL;
 }
 

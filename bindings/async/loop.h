@@ -34,6 +34,7 @@ struct loop {
   loop_timer *idle_timers;
   loop_deferred *deferred_first, *deferred_last;
   uint64_t turn;
+  bool polling;
 };
 
 /* Returns 0 or a libuv error. */
@@ -55,6 +56,10 @@ void loop_defer(loop *self, loop_deferred *call);
 
 /* Takes a queued call out again; its memory may be freed afterwards. */
 void loop_defer_cancel(loop *self, loop_deferred *call);
+
+/* Keeps the poll that is under way, if there is one, from blocking: there is work for this thread.
+ * libuv runs due timers before it computes how long to block, so a callback may find such work. */
+void loop_stay_awake(loop *self);
 
 /* The two last thirds of a turn. Polling blocks only where `wait` is true and nothing is deferred; it
  * returns false where nothing is left that could ever call back. */

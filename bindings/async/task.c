@@ -93,6 +93,7 @@ static void ready_append(task *self) {
   scheduler *s = self->owner;
   self->state = TASK_READY;
   self->next_ready = NULL;
+  loop_stay_awake(&s->loop);
   if (s->ready_last != NULL) {
     s->ready_last->next_ready = self;
   } else {
@@ -106,6 +107,7 @@ void task_wake(task_ticket ticket) {
   if (s == NULL) return;
   if (ticket.slot == 0) {
     if (s->outside.generation == ticket.generation) s->outside.woken = s->returning = true;
+    loop_stay_awake(&s->loop);
     return;
   }
   task *self = s->slots[ticket.slot].task;
