@@ -11,6 +11,7 @@ static const luaL_Reg SUBJECTS[] = {
     {"crypto", lua_open_crypto},
     {"json", lua_open_json},
     {"task", lua_open_task},
+    {"time", lua_open_time},
     {NULL, NULL},
 };
 
