@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -193,6 +194,17 @@ static int directory_close(lua_State *L) {
   return 0;
 }
 
+/* kill(pid, signal) -> true, or false where there is no such process */
+static int system_kill(lua_State *L) {
+  pid_t pid = (pid_t)luaL_checkinteger(L, 1);
+  int number = lua_isnoneornil(L, 2) ? 0 : host_signal_number(L, 2, "system.kill");
+  luaL_argcheck(L, pid > 1, 1, "no process of another program");
+  if (kill(pid, number) == 0 || (number == 0 && errno == EPERM)) return push_true(L);
+  if (errno != ESRCH) raise_errno(L, "cannot signal process", lua_tostring(L, 1), errno);
+  lua_pushboolean(L, 0);
+  return 1;
+}
+
 /* ---- locks ---- */
 
 static int lock_release(lua_State *L) {
@@ -312,6 +324,7 @@ static const luaL_Reg FUNCTIONS[] = {
     {"isatty", system_isatty},
     {"window", system_window},
     {"remove_tree", system_remove_tree},
+    {"kill", system_kill},
     {NULL, NULL},
 };
 
