@@ -173,7 +173,7 @@ function dev.up(directory, note)
   directory = directory or (require("nebula.project").state() or ""):match "^(.*)/%.nebula$" or system.cwd()
   if directory == "" then directory = "/" end
   local state = make_state(system.realpath(directory))
-  local lock <close> = take_lock(state)
+  local _ <close> = take_lock(state)
   local found, record, started = start(state, note)
   return { url = server.url(found.socket), pid = found.pid, started = started, state = state, base = record.base }
 end
@@ -198,7 +198,7 @@ end
 ---@return boolean stopped false where it did not run
 function dev.down(state)
   check_owner(state)
-  local lock <close> = take_lock(state)
+  local _ <close> = take_lock(state)
   local record = read_record(state)
   return record ~= nil and not record.foreign and server.stop(record)
 end
@@ -227,7 +227,7 @@ end
 ---@param state string
 function dev.reset(state)
   check_owner(state)
-  local lock <close> = take_lock(state)
+  local _ <close> = take_lock(state)
   local record = read_record(state)
   if record and not record.foreign then
     local info = system.stat(record.base, false)
