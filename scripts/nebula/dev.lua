@@ -124,6 +124,11 @@ local function check_owner(state)
   end
 end
 
+local function make_blobs(state)
+  local owner = system.stat(state)
+  if system.mkdir(state .. "/blobs", 448) then system.chown(state .. "/blobs", owner.uid, owner.gid) end
+end
+
 local function make_state(directory)
   local state = directory .. "/.nebula"
   if system.mkdir(state, 457) then -- 0711: the server's user passes through
@@ -134,7 +139,7 @@ local function make_state(directory)
     end
   end
   check_owner(state)
-  system.mkdir(state .. "/blobs", 448)
+  make_blobs(state)
   return state
 end
 
@@ -241,7 +246,7 @@ function dev.reset(state)
   end
   os.remove(state .. "/dev.json")
   system.remove_tree(state .. "/blobs")
-  system.mkdir(state .. "/blobs", 448)
+  make_blobs(state)
 end
 
 return dev
