@@ -17,6 +17,7 @@
 #include "base/lua_error.h"
 #include "lua_host.h"
 #include "signals.h"
+#include "watchdog.h"
 
 #define EXPORTED_MODULE(name) int name(lua_State *L)
 EXPORTED_MODULE(luaopen_nebula);
@@ -285,6 +286,7 @@ static int open_state(lua_State *L) {
   lua_setfield(L, -2, "exit");
   self->scheduler = task_host_scheduler(L);
   int rc = signals_open(&task_loop(L)->uv, signal_arrived, signal_urgent, self);
+  if (rc == 0) rc = watchdog_open(self->scheduler);
   if (rc < 0) return luaL_error(L, "signals: %s", uv_strerror(rc));
   static const int watched[] = {SIGINT, SIGTERM};
   for (size_t i = 0; i < sizeof watched / sizeof *watched; i++) {
@@ -312,6 +314,7 @@ runtime *runtime_new(int argc, char **argv) {
 }
 
 void runtime_free(runtime *self) {
+  watchdog_close();
   signals_close();
   lua_close(self->L);
   free(self);

@@ -61,8 +61,8 @@ void loop_defer_cancel(loop *self, loop_deferred *call);
  * libuv runs due timers before it computes how long to block, so a callback may find such work. */
 void loop_stay_awake(loop *self);
 
-/* The two last thirds of a turn. Polling blocks only where `wait` is true and nothing is deferred; it
- * returns false where nothing is left that could ever call back. */
+/* The two last thirds of a turn. Polling blocks only where `wait` is true and nothing is deferred;
+ * it returns false where nothing is left that could ever call back. */
 void loop_run_deferred(loop *self);
 bool loop_poll(loop *self, bool wait);
 

@@ -76,9 +76,9 @@ static int coroutine_yield(lua_State *L) {
 /* What a resume came to. */
 typedef enum outcome { GAVE, ENDED, FAILED, WAITS } outcome;
 
-/* A generator in a generator in a generator lies deep in the C stack. Lua counts C levels, three for
- * each of ours, and would end at 65; a task counts bytes instead. One coroutine alone adds at most
- * Lua's own 200 levels, well under the rest of the smallest usual stack of 8 MB. */
+/* A generator in a generator in a generator lies deep in the C stack. Lua counts C levels, three
+ * for each of ours, and would end at 65; a task counts bytes instead. One coroutine alone adds at
+ * most Lua's own 200 levels, well under the rest of the smallest usual stack of 8 MB. */
 #define STACK_BYTES ((uintptr_t)2 << 20)
 
 static bool stack_is_deep(const scheduler *s) {

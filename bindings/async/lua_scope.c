@@ -131,23 +131,32 @@ static int deadline_done(lua_State *L, int status, lua_KContext serial) {
   return lua_error(L);
 }
 
+static int task_deadline(lua_State *L);
+
+/* A main chunk that is no task has nothing to interrupt: a task does the work for it. */
+static int deadline_outside(lua_State *L) {
+  lua_pushcfunction(L, task_deadline);
+  lua_insert(L, 1);
+  task_create(L, lua_gettop(L) - 1, 0);
+  lua_getfield(L, -1, "join");
+  lua_insert(L, -2);
+  lua_call(L, 1, LUA_MULTRET);
+  return lua_gettop(L);
+}
+
 /* task.deadline(seconds, fn, ...) -> what fn returns; raises `timeout` where it took longer */
 static int task_deadline(lua_State *L) {
   double seconds = opt_to_duration(L, 1, "task.deadline", "the time");
   luaL_checktype(L, 2, LUA_TFUNCTION);
+  if (task_of(L) == NULL) return deadline_outside(L);
   lua_pushcfunction(L, err_handler);
   lua_replace(L, 1);
   lua_KContext serial = task_protect_enter(L);
   boundary *self = boundary_new(L, DEADLINE_METATABLE);
   lua_insert(L, 2); // stack: handler, deadline, fn, arguments
-  boundary_enter(L, self);
-  if (self->owner == NULL) {
-    err_raisef(L, ERR_SCRIPT, NULL,
-               "task.deadline works inside a task: wrap the work in "
-               "nebula.task.spawn and join it");
-  }
   self->seconds = seconds;
   self->due_ns = uv_hrtime() + (uint64_t)fmin(seconds * 1e9, 9e18);
+  boundary_enter(L, self);
   self->timer = loop_timer_start(task_loop(L), seconds, deadline_passed, self);
   if (self->timer == NULL) return luaL_error(L, "not enough memory");
   int status = lua_pcallk(L, lua_gettop(L) - 3, LUA_MULTRET, 1, serial, deadline_done);

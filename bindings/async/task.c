@@ -210,6 +210,21 @@ static void unwind_update(task *self) {
   if (!self->wait.shielded && self->state == TASK_WAITING) ready_append(self);
 }
 
+/* While anything has a time limit, the host ticks: see hook. */
+static void limits_change(scheduler *s, int by) {
+  bool before = s->limits > 0;
+  s->limits += by;
+  if (s->watch != NULL && before != (s->limits > 0)) s->watch(s->limits > 0);
+}
+
+static void cleanup_stop(task *self) {
+  if (self->cleanup_due_ns == 0) return;
+  self->cleanup_due_ns = 0;
+  loop_timer_stop(&self->owner->loop, self->cleanup);
+  self->cleanup = NULL;
+  limits_change(self->owner, -1);
+}
+
 void task_interrupt(task *self, boundary *to, interrupt_reason why) {
   if (self->state == TASK_ENDED) return;
   interrupt_reason *slot = to != NULL ? &to->interrupted : &self->cancelled;
@@ -259,8 +274,10 @@ void task_check_interrupt(lua_State *L, task *self) {
   if (self->unwinding != UNWIND_PENDING) return;
   self->unwinding = UNWIND_RAISED;
   self->raised_serial = self->protect_serial;
-  if (self->cleanup == NULL) {
+  if (self->cleanup_due_ns == 0) {
     self->cleanup = loop_timer_start(&self->owner->loop, CLEANUP_SECONDS, cleanup_over, self);
+    self->cleanup_due_ns = uv_hrtime() + (uint64_t)(CLEANUP_SECONDS * 1e9);
+    limits_change(self->owner, 1);
   }
   interrupt_raise(L, self);
 }
@@ -284,6 +301,7 @@ void boundary_enter(lua_State *L, boundary *self) {
   if (self->owner == NULL) return;
   self->outer = self->owner->boundaries;
   self->owner->boundaries = self;
+  if (self->due_ns != 0) limits_change(self->owner->owner, 1);
 }
 
 bool boundary_leave(boundary *self) {
@@ -294,16 +312,16 @@ bool boundary_leave(boundary *self) {
   while (*link != NULL && *link != self)
     link = &(*link)->outer;
   if (*link == self) *link = self->outer;
-  loop_timer_stop(&owner->owner->loop, self->timer);
-  self->timer = NULL;
+  if (self->due_ns != 0) {
+    loop_timer_stop(&owner->owner->loop, self->timer);
+    self->timer = NULL;
+    limits_change(owner->owner, -1);
+  }
   if (owner->unwinding == UNWIND_NONE || owner->target != self) return false;
   bool raised = owner->unwinding == UNWIND_RAISED;
   owner->unwinding = UNWIND_NONE;
   owner->target = NULL;
-  if (!owner->expired) {
-    loop_timer_stop(&owner->owner->loop, owner->cleanup);
-    owner->cleanup = NULL;
-  }
+  if (!owner->expired) cleanup_stop(owner);
   unwind_update(owner);
   return raised;
 }
@@ -314,21 +332,19 @@ static void hook(lua_State *L, lua_Debug *where) {
   (void)where;
   scheduler *s = task_scheduler(L);
   task *self = task_of(L);
-  if (self == NULL) {
-    lua_sethook(L, NULL, 0, 0);
-    return;
-  }
+  lua_sethook(L, NULL, 0, 0);
+  if (self == NULL) return;
+  uint64_t now = uv_hrtime();
+  if (self->cleanup_due_ns != 0 && self->cleanup_due_ns <= now) self->expired = true;
   if (self->expired) { /* stays armed: a script that swallows this one meets it again at once */
     lua_sethook(L, hook, LUA_MASKCOUNT, 1);
     interrupt_raise(L, self);
   }
-  lua_sethook(L, NULL, 0, 0);
   if (s->interrupted) {
     s->interrupted = 0;
     if (s->foreground != NULL) task_interrupt(s->foreground, NULL, INTERRUPT_SIGNAL);
     task_interrupt(self, NULL, INTERRUPT_SIGNAL);
   }
-  uint64_t now = uv_hrtime();
   for (boundary *at = self->boundaries; at != NULL; at = at->outer) {
     if (at->due_ns != 0 && at->due_ns <= now) task_interrupt(self, at, INTERRUPT_DEADLINE);
   }
@@ -375,8 +391,7 @@ static void task_end(task *self) {
   self->state = TASK_ENDED;
   s->returning = true;
   self->unwinding = UNWIND_NONE;
-  loop_timer_stop(&s->loop, self->cleanup);
-  self->cleanup = NULL;
+  cleanup_stop(self);
   while (self->boundaries != NULL)
     boundary_leave(self->boundaries);
   task_slot *slot = &s->slots[self->slot];

@@ -60,10 +60,18 @@ scheduler *task_host_scheduler(lua_State *L) {
   return task_scheduler(L);
 }
 
-void task_host_signalled(scheduler *self) {
-  self->interrupted = 1;
+void task_host_tick(scheduler *self) {
   lua_State *running = self->running_thread;
   if (running != NULL) task_hook_arm(running);
+}
+
+void task_host_watch(scheduler *self, void (*watch)(bool on)) {
+  self->watch = watch;
+}
+
+void task_host_signalled(scheduler *self) {
+  self->interrupted = 1;
+  task_host_tick(self);
 }
 
 void task_host_interrupt(scheduler *self) {

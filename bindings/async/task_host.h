@@ -26,4 +26,10 @@ scheduler *task_host_scheduler(lua_State *L);
 void task_host_signalled(scheduler *self);
 void task_host_interrupt(scheduler *self);
 
+/* A script that computes does not turn the loop, so its timers do not fire. While any deadline or
+ * clean-up is under way (watch(true) .. watch(false)) the host calls task_host_tick from a signal
+ * handler every now and then; the Lua code that runs then looks at its limits. */
+void task_host_watch(scheduler *self, void (*watch)(bool on));
+void task_host_tick(scheduler *self);
+
 #endif

@@ -100,6 +100,7 @@ struct task {
   uint64_t protect_serial;    /* counts protected calls; see task_protect_enter */
   uint64_t raised_serial;
   loop_timer *cleanup;
+  uint64_t cleanup_due_ns; /* 0: no clean-up is under way */
 
   boundary *scope;
   task *sibling_next, *sibling_previous;
@@ -125,6 +126,8 @@ struct scheduler {
   bool turning;
   bool returning; /* what the turning caller waits for may have come: this turn does not block */
   uintptr_t stack_base; /* of the C stack, where the running task was resumed */
+  int limits;           /* deadlines and clean-ups under way */
+  void (*watch)(bool on);
   lua_State *volatile running_thread; /* for the signal handler */
   volatile sig_atomic_t interrupted;
   lua_State *kill; /* the generator that is being closed: its yield raises */

@@ -175,6 +175,21 @@ describe("task.deadline", function()
     assert.same({ "closed" }, order)
   end)
 
+  it("ends a loop that computes and swallows errors", function()
+    local rounds = 0
+    local _, err = nebula.try(task.deadline, 0.02, function()
+      while true do
+        pcall(function()
+          while true do
+            rounds = rounds + 1
+          end
+        end)
+      end
+    end)
+    assert.equal("timeout", err.kind)
+    assert.is_true(rounds > 0)
+  end)
+
   it("can be caught outside, and the task goes on", function()
     local ok = pcall(task.deadline, 0.001, task.sleep, 60)
     task.sleep(0.002)

@@ -288,6 +288,24 @@ describe("cancelling", function()
     assert.matches("clean%-up took longer", err.message)
   end)
 
+  it("ends a clean-up that computes for ever, within its time", function()
+    local stubborn = task.spawn(function()
+      local _ <close> = closing(function()
+        while true do
+          pcall(function()
+            while true do
+            end
+          end)
+        end
+      end)
+      task.sleep(60)
+    end)
+    task.yield()
+    stubborn:cancel()
+    local _, err = nebula.try(stubborn.join, stubborn)
+    assert.matches("clean%-up took longer", err.message)
+  end)
+
   it("at 10,000 random moments resumes nobody twice and closes everything once", function()
     math.randomseed(42)
     local opened, closed, finished = {}, {}, {}
