@@ -1,0 +1,276 @@
+/* config.c: libpq's connection parameters, as we pass them on. */
+#include "pg/config.h"
+#include <libpq-fe.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What decoding and cancelling rely on; given in the startup packet, so that a RESET returns here. */
+#define PINS \
+  "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex " \
+  "-c extra_float_digits=1"
+
+typedef struct pair {
+  char *keyword, *value;
+} pair;
+
+struct pg_config {
+  pair *pairs;
+  size_t count, room;
+  char **hosts, **ports;
+  bool *names;
+  size_t nhosts;
+  char place[128];
+};
+
+static const char *find(const pg_config *self, const char *keyword) {
+  for (size_t i = 0; i < self->count; i++)
+    if (strcmp(self->pairs[i].keyword, keyword) == 0) return self->pairs[i].value;
+  return NULL;
+}
+
+bool pg_config_set(pg_config *self, const char *keyword, const char *value) {
+  char *copy = strdup(value);
+  if (copy == NULL) return false;
+  for (size_t i = 0; i < self->count; i++) {
+    if (strcmp(self->pairs[i].keyword, keyword) != 0) continue;
+    free(self->pairs[i].value);
+    self->pairs[i].value = copy;
+    return true;
+  }
+  if (self->count == self->room) {
+    size_t room = self->room == 0 ? 16 : self->room * 2;
+    pair *pairs = realloc(self->pairs, room * sizeof *pairs);
+    if (pairs == NULL) {
+      free(copy);
+      return false;
+    }
+    self->pairs = pairs;
+    self->room = room;
+  }
+  char *name = strdup(keyword);
+  if (name == NULL) {
+    free(copy);
+    return false;
+  }
+  self->pairs[self->count++] = (pair){name, copy};
+  return true;
+}
+
+const char *pg_config_get(const pg_config *self, const char *keyword) {
+  return find(self, keyword);
+}
+
+const char *pg_config_place(const pg_config *self) {
+  return self->place;
+}
+
+size_t pg_config_hosts(const pg_config *self) {
+  return self->nhosts;
+}
+
+const char *pg_config_host(const pg_config *self, size_t i) {
+  return self->hosts[i];
+}
+
+const char *pg_config_port(const pg_config *self, size_t i) {
+  return self->ports[i];
+}
+
+bool pg_config_host_is_name(const pg_config *self, size_t i) {
+  return self->names[i];
+}
+
+void pg_config_free(pg_config *self) {
+  if (self == NULL) return;
+  for (size_t i = 0; i < self->count; i++) {
+    free(self->pairs[i].keyword);
+    free(self->pairs[i].value);
+  }
+  for (size_t i = 0; i < self->nhosts; i++) {
+    free(self->hosts[i]);
+    free(self->ports[i]);
+  }
+  free(self->hosts);
+  free(self->ports);
+  free(self->names);
+  free(self->pairs);
+  free(self);
+}
+
+/* The i-th piece of a comma-separated list, or a copy of the only one. */
+static char *piece(const char *list, size_t i) {
+  const char *at = list, *comma;
+  if (strchr(list, ',') == NULL) i = 0;
+  while (i > 0 && (comma = strchr(at, ',')) != NULL) {
+    at = comma + 1;
+    i--;
+  }
+  if (i > 0) return strdup("");
+  comma = strchr(at, ',');
+  return comma != NULL ? strndup(at, (size_t)(comma - at)) : strdup(at);
+}
+
+static bool is_name(const char *host) {
+  struct in6_addr address;
+  return host[0] != '\0' && host[0] != '/' && host[0] != '@' &&
+         uv_inet_pton(AF_INET, host, &address) != 0 && uv_inet_pton(AF_INET6, host, &address) != 0;
+}
+
+static bool split_hosts(pg_config *self) {
+  const char *hosts = find(self, "host"), *ports = find(self, "port");
+  if (hosts == NULL) hosts = "";
+  if (ports == NULL) ports = "";
+  size_t n = 1;
+  for (const char *p = hosts; *p != '\0'; p++) n += *p == ',';
+  self->hosts = calloc(n, sizeof *self->hosts);
+  self->ports = calloc(n, sizeof *self->ports);
+  self->names = calloc(n, sizeof *self->names);
+  if (self->hosts == NULL || self->ports == NULL || self->names == NULL) return false;
+  const char *given = find(self, "hostaddr");
+  for (size_t i = 0; i < n; i++) {
+    self->nhosts = i + 1;
+    self->hosts[i] = piece(hosts, i);
+    self->ports[i] = piece(ports, i);
+    if (self->hosts[i] == NULL || self->ports[i] == NULL) return false;
+    self->names[i] = (given == NULL || *given == '\0') && is_name(self->hosts[i]);
+  }
+  const char *database = find(self, "dbname"), *user = find(self, "user");
+  snprintf(self->place, sizeof self->place, "%.40s on %.60s%s%.10s",
+           database != NULL ? database : user != NULL ? user : "postgres",
+           *hosts != '\0' ? hosts : "the local socket", *ports != '\0' ? ":" : "", ports);
+  return true;
+}
+
+/* Keeps the parameters of a list that are set; `env` takes only what the list before lacked. */
+static bool take(pg_config *self, const PQconninfoOption *list, bool defaults) {
+  for (const PQconninfoOption *o = list; o->keyword != NULL; o++) {
+    if (o->val == NULL || *o->val == '\0' || find(self, o->keyword) != NULL) continue;
+    bool address = strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "hostaddr") == 0 ||
+                   strcmp(o->keyword, "port") == 0 || strcmp(o->keyword, "dbname") == 0 ||
+                   strcmp(o->keyword, "user") == 0 || strcmp(o->keyword, "options") == 0;
+    if (defaults && !address) continue;
+    if (!pg_config_set(self, o->keyword, o->val)) return false;
+  }
+  return true;
+}
+
+static bool pin(pg_config *self, bool by_options) {
+  if (!pg_config_set(self, "client_encoding", "UTF8")) return false;
+  if (find(self, "application_name") == NULL && getenv("PGAPPNAME") == NULL &&
+      !pg_config_set(self, "application_name", "nebula"))
+    return false;
+  if (!by_options) return true;
+  const char *given = find(self, "options");
+  char *options = malloc((given != NULL ? strlen(given) : 0) + sizeof PINS + 2);
+  if (options == NULL) return false;
+  sprintf(options, "%s%s%s", given != NULL ? given : "", given != NULL ? " " : "", PINS);
+  bool ok = pg_config_set(self, "options", options);
+  free(options);
+  return ok;
+}
+
+/* libpq's complaint up to the first quotation, which could hold the password. */
+static void explain(char message[PG_CONFIG_MESSAGE], const char *complaint) {
+  size_t n = complaint != NULL ? strcspn(complaint, "\"\n") : 0;
+  snprintf(message, PG_CONFIG_MESSAGE,
+           "the connection URL is malformed%s%.*s; it looks like postgresql://user@host:5432/database",
+           n > 0 ? ": " : "", (int)(n < 100 ? n : 100), complaint != NULL ? complaint : "");
+}
+
+pg_config *pg_config_parse(const char *url, bool pin_by_options, char message[PG_CONFIG_MESSAGE]) {
+  char *complaint = NULL;
+  PQconninfoOption *given = NULL, *defaults = NULL;
+  pg_config *self = calloc(1, sizeof *self);
+  bool ok = self != NULL;
+  snprintf(message, PG_CONFIG_MESSAGE, "out of memory");
+  if (ok && url != NULL) {
+    given = PQconninfoParse(url, &complaint);
+    if (given == NULL) explain(message, complaint);
+    ok = given != NULL && take(self, given, false);
+  }
+  if (ok) {
+    defaults = PQconndefaults();
+    ok = defaults != NULL && take(self, defaults, true);
+  }
+  ok = ok && pin(self, pin_by_options) && split_hosts(self);
+  PQfreemem(complaint);
+  PQconninfoFree(given);
+  PQconninfoFree(defaults);
+  if (ok) return self;
+  pg_config_free(self);
+  return NULL;
+}
+
+static bool append(char **list, size_t *length, const char *text, bool first) {
+  size_t more = strlen(text);
+  char *grown = realloc(*list, *length + more + 2);
+  if (grown == NULL) return false;
+  *list = grown;
+  if (!first) grown[(*length)++] = ',';
+  memcpy(grown + *length, text, more + 1);
+  *length += more;
+  return true;
+}
+
+/* One entry in each of the three lists for every address of every host. */
+static bool expand(const pg_config *self, struct addrinfo *const addresses[], pg_config_params *out) {
+  size_t hosts = 0, addrs = 0, ports = 0;
+  bool first = true;
+  for (size_t i = 0; i < self->nhosts; i++) {
+    const struct addrinfo *at = addresses[i];
+    if (at == NULL && self->names[i]) continue; /* it could not be resolved */
+    do {
+      char text[64] = "";
+      if (at != NULL && getnameinfo(at->ai_addr, at->ai_addrlen, text, sizeof text, NULL, 0,
+                                    NI_NUMERICHOST) != 0)
+        text[0] = '\0';
+      if (!append(&out->host, &hosts, self->hosts[i], first) ||
+          !append(&out->hostaddr, &addrs, text, first) ||
+          !append(&out->port, &ports, self->ports[i], first))
+        return false;
+      first = false;
+      at = at != NULL ? at->ai_next : NULL;
+    } while (at != NULL);
+  }
+  return true;
+}
+
+bool pg_config_params_make(const pg_config *self, struct addrinfo *const addresses[],
+                           pg_config_params *out) {
+  *out = (pg_config_params){0};
+  bool resolved = false;
+  for (size_t i = 0; i < self->nhosts; i++) resolved = resolved || addresses[i] != NULL;
+  out->keywords = calloc(self->count + 4, sizeof *out->keywords);
+  out->values = calloc(self->count + 4, sizeof *out->values);
+  if (out->keywords == NULL || out->values == NULL ||
+      (resolved && !expand(self, addresses, out))) {
+    pg_config_params_free(out);
+    return false;
+  }
+  size_t n = 0;
+  for (size_t i = 0; i < self->count; i++) {
+    const char *keyword = self->pairs[i].keyword, *value = self->pairs[i].value;
+    if (resolved && strcmp(keyword, "host") == 0) value = out->host;
+    if (resolved && strcmp(keyword, "port") == 0) continue;
+    out->keywords[n] = keyword;
+    out->values[n++] = value;
+  }
+  if (resolved) {
+    out->keywords[n] = "hostaddr";
+    out->values[n++] = out->hostaddr;
+    out->keywords[n] = "port";
+    out->values[n] = out->port;
+  }
+  return true;
+}
+
+void pg_config_params_free(pg_config_params *self) {
+  free(self->keywords);
+  free(self->values);
+  free(self->host);
+  free(self->hostaddr);
+  free(self->port);
+  *self = (pg_config_params){0};
+}

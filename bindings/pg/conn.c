@@ -1,0 +1,218 @@
+/* conn.c: requests go out, results come in. */
+#include "pg/conn.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "pg/pool.h"
+
+bool pg_conn_quiet(const pg_conn *self) {
+  return self->state == PG_CONN_READY && self->sent.count == 0 && self->pending.count == 0;
+}
+
+bool pg_conn_settled(const pg_conn *self) {
+  return PQtransactionStatus(self->pg) == PQTRANS_IDLE;
+}
+
+/* Ends a request and gives up the connection's reference. */
+static void retire(pg_request *r, pg_outcome outcome, const char *message) {
+  if (r->queue != NULL) pg_queue_remove(r);
+  if (!r->finished || r->kind != PG_REQUEST_ACQUIRE) r->conn = NULL;
+  pg_request_finish(r, outcome, message);
+  pg_request_release(r);
+}
+
+/* May the server have done it, though no answer came? */
+static bool may_have_run(const pg_request *r) {
+  return !r->fatal_seen && r->statement != NULL && r->statement->scan.kind != PG_CLASS_READ &&
+         r->kind != PG_REQUEST_DESCRIBE;
+}
+
+static void answer_all(pg_conn *self, pg_outcome outcome, const char *message) {
+  bool fatal = false;
+  while (self->sent.first != NULL) {
+    pg_request *r = self->sent.first;
+    r->fatal_seen = fatal = fatal || r->fatal_seen;
+    pg_outcome how = outcome;
+    if (r->fatal_seen && r->result != NULL) how = PG_OUTCOME_ERROR;
+    else if (outcome == PG_OUTCOME_LOST && may_have_run(r)) how = PG_OUTCOME_UNKNOWN;
+    retire(r, how, message);
+  }
+  while (self->pending.first != NULL) retire(self->pending.first, outcome, message);
+}
+
+static void shut(pg_conn *self, pg_outcome outcome, const char *message) {
+  self->state = PG_CONN_CLOSED;
+  loop_timer_stop(self->loop, self->timer);
+  self->timer = NULL;
+  loop_defer_cancel(self->loop, &self->flush);
+  pg_conn_unwatch(self);
+  answer_all(self, outcome, message);
+  PQfinish(self->pg);
+  self->pg = NULL;
+  if (self->resolving) uv_cancel((uv_req_t *)&self->resolver);
+  self->events->closed(self);
+  loop_defer(self->loop, &self->reap);
+}
+
+void pg_conn_close(pg_conn *self, pg_outcome outcome, const char *message) {
+  if (self->state == PG_CONN_CLOSED) return;
+  shut(self, outcome, message);
+}
+
+void pg_conn_fail(pg_conn *self, const char *message, const PGresult *result) {
+  if (self->state == PG_CONN_CLOSED) return;
+  const char *code = result != NULL ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
+  if (code != NULL) snprintf(self->code, sizeof self->code, "%s", code);
+  if (message != NULL) {
+    size_t n = strlen(message);
+    while (n > 0 && (message[n - 1] == '\n' || message[n - 1] == ' ')) n--;
+    snprintf(self->error, sizeof self->error, "%.*s", (int)n, message);
+    for (char *p = self->error; *p != '\0'; p++)
+      if (*p == '\n' || *p == '\t') *p = ' ';
+  }
+  self->lost = true;
+  shut(self, PG_OUTCOME_LOST, self->error);
+}
+
+static int send_sync(PGconn *pg) {
+#ifdef LIBPQ_HAS_SEND_PIPELINE_SYNC
+  return PQsendPipelineSync(pg);
+#else
+  return PQpipelineSync(pg);
+#endif
+}
+
+/* Sends DEALLOCATE as a segment of its own, for a statement that left the cache. Nobody waits. */
+static bool send_deallocate(pg_conn *self, uint32_t id) {
+  char sql[48];
+  snprintf(sql, sizeof sql, "DEALLOCATE %s", pg_statement_name(id).text);
+  pg_request *r = pg_pool_internal_request(self->pool, PG_REQUEST_EXECUTE, sql);
+  if (r == NULL) return false;
+  r->conn = self;
+  if (!PQsendQueryParams(self->pg, sql, 0, NULL, NULL, NULL, NULL, 0) || !send_sync(self->pg)) {
+    pg_request_release(r);
+    return false;
+  }
+  r->sent_ns = uv_hrtime();
+  pg_queue_push(&self->sent, r);
+  return true;
+}
+
+typedef enum naming { UNNAMED, NAMED, NEW, NO_MEMORY } naming;
+
+/* Finds the statement in the connection's cache, or makes room for it. */
+static naming name_statement(pg_conn *self, pg_request *r) {
+  const pg_statement *s = r->statement;
+  /* A text without parameters is worth a prepared statement at its second sight. */
+  bool worth = s->scan.kind <= PG_CLASS_WRITE && (r->nparams > 0 || s->calls > 0 || s->described);
+  if (r->kind != PG_REQUEST_DESCRIBE && !worth && r->nparams == 0) return UNNAMED;
+  if (self->prepared == NULL || r->unprepared) return UNNAMED;
+  if (pg_prepared_find(self->prepared, s) != NULL) return NAMED;
+  uint32_t evicted;
+  if (pg_prepared_add(self->prepared, r->statement, &evicted) == NULL) return NO_MEMORY;
+  return evicted == 0 || send_deallocate(self, evicted) ? NEW : NO_MEMORY;
+}
+
+static int send_prelude(pg_conn *self, pg_request *r) {
+  if (self->begin[0] != '\0') {
+    r->skip++;
+    if (!PQsendQueryParams(self->pg, self->begin, 0, NULL, NULL, NULL, NULL, 0)) return 0;
+    self->begin[0] = '\0';
+  }
+  if (r->timeout > 0 && !self->held) {
+    char sql[96];
+    snprintf(sql, sizeof sql, "SELECT set_config('statement_timeout', '%.0f', true)",
+             r->timeout * 1000 < 1 ? 1 : r->timeout * 1000);
+    r->skip++;
+    return PQsendQueryParams(self->pg, sql, 0, NULL, NULL, NULL, NULL, 0);
+  }
+  return 1;
+}
+
+static int send_statement(pg_conn *self, pg_request *r, naming how) {
+  const pg_statement *s = r->statement;
+  pg_name name = pg_statement_name(s->id);
+  bool describe = r->kind == PG_REQUEST_DESCRIBE;
+  if (how == UNNAMED) name.text[0] = '\0';
+  if (how == NEW || (how == UNNAMED && describe)) {
+    r->parse_step = r->skip++;
+    if (!PQsendPrepare(self->pg, name.text, s->text, 0, NULL)) return 0;
+  }
+  if (describe) return PQsendDescribePrepared(self->pg, name.text);
+  if (how == UNNAMED)
+    return PQsendQueryParams(self->pg, s->text, r->nparams, NULL, r->values, r->lengths, r->formats,
+                             r->binary);
+  return PQsendQueryPrepared(self->pg, name.text, r->nparams, r->values, r->lengths, r->formats,
+                             r->binary);
+}
+
+/* One segment: what goes ahead, the statement, a Sync. */
+static bool send_segment(pg_conn *self, pg_request *r) {
+  naming how = name_statement(self, r);
+  return how != NO_MEMORY && send_prelude(self, r) && send_statement(self, r, how) &&
+         send_sync(self->pg);
+}
+
+/* Puts one request on the wire. False where libpq refuses: the connection is done for. */
+static bool send_one(pg_conn *self, pg_request *r) {
+  bool simple = r->kind == PG_REQUEST_SCRIPT || r->kind == PG_REQUEST_COPY;
+  if (simple == self->pipeline) {
+    int switched = simple ? PQexitPipelineMode(self->pg) : PQenterPipelineMode(self->pg);
+    if (!switched) return false;
+    self->pipeline = !simple;
+  }
+  r->seen = r->skip = 0;
+  r->parse_step = -1;
+  r->sent_ns = uv_hrtime();
+  bool sent = false;
+  switch (r->kind) {
+  case PG_REQUEST_EXECUTE:
+  case PG_REQUEST_DESCRIBE: sent = send_segment(self, r); break;
+  case PG_REQUEST_SCRIPT:
+  case PG_REQUEST_COPY: sent = PQsendQuery(self->pg, r->statement->text); break;
+  case PG_REQUEST_ACQUIRE: break;
+  }
+  if (sent && r->streaming && self->sent.count == 0) PQsetSingleRowMode(self->pg);
+  return sent;
+}
+
+static bool may_send(const pg_conn *self, const pg_request *r) {
+  bool simple = r->kind == PG_REQUEST_SCRIPT || r->kind == PG_REQUEST_COPY;
+  if (self->sent.count == 0) return true;
+  return !simple && self->pipeline && !r->streaming && !self->sent.last->streaming;
+}
+
+void pg_conn_advance(pg_conn *self) {
+  if (self->state != PG_CONN_READY) return;
+  while (self->pending.first != NULL && may_send(self, self->pending.first)) {
+    pg_request *r = self->pending.first;
+    if (!send_one(self, r)) {
+      char why[160];
+      snprintf(why, sizeof why, "%s", PQerrorMessage(self->pg));
+      pg_conn_fail(self, why, NULL);
+      return;
+    }
+    pg_queue_remove(r);
+    pg_queue_push(&self->sent, r);
+  }
+  loop_defer(self->loop, &self->flush);
+}
+
+void pg_conn_send(pg_conn *self, pg_request *request) {
+  request->refs++;
+  request->conn = self;
+  if (self->begin[0] != '\0' &&
+      (request->kind == PG_REQUEST_SCRIPT || request->kind == PG_REQUEST_COPY)) {
+    /* The simple protocol has no segment to put a BEGIN into: it goes ahead as its own. */
+    pg_request *first = pg_pool_internal_request(self->pool, PG_REQUEST_EXECUTE, self->begin);
+    self->begin[0] = '\0';
+    if (first == NULL) {
+      retire(request, PG_OUTCOME_MEMORY, NULL);
+      return;
+    }
+    first->conn = self;
+    pg_queue_push(&self->pending, first);
+  }
+  pg_queue_push(&self->pending, request);
+  pg_conn_advance(self);
+}

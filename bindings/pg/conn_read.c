@@ -1,0 +1,212 @@
+/* conn_read.c: what the server answers, given to the request it belongs to. */
+#include "pg/conn.h"
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include "pg/pool.h"
+
+/* What is still read of a result that passed its limit, before the connection is closed instead. */
+enum { DRAIN_MAX = 16 << 20 };
+
+static const char *sqlstate(const PGresult *result) {
+  const char *code = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+  return code != NULL ? code : "";
+}
+
+/* The server refused before it ran anything, because its plan or its name for the statement is gone:
+ * worth one more try with a fresh Parse, unless a transaction was aborted by it. */
+static bool is_stale(const pg_conn *self, const pg_request *r) {
+  if (r->retried || r->kind != PG_REQUEST_EXECUTE || self->prepared == NULL || r->finished)
+    return false;
+  if (r->result == NULL || self->held) return false;
+  const char *code = sqlstate(r->result);
+  if (strcmp(code, "26000") == 0) return true;
+  const char *routine = PQresultErrorField(r->result, PG_DIAG_SOURCE_FUNCTION);
+  return strcmp(code, "0A000") == 0 && routine != NULL &&
+         strcmp(routine, "RevalidateCachedQuery") == 0;
+}
+
+/* Whether the session should not be used again after such an error. */
+static bool evicts(const char *code) {
+  return strncmp(code, "08", 2) == 0 || strncmp(code, "57P0", 4) == 0 || strcmp(code, "25006") == 0;
+}
+
+static void note_error(pg_conn *self, pg_request *r, PGresult *result) {
+  const char *code = sqlstate(result);
+  /* 25006 from a transaction that was made read-only says nothing about the server. */
+  if (evicts(code) && (strcmp(code, "25006") != 0 || !pg_pool_is_read_only(self->pool)))
+    self->evict = true;
+  const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
+  if (severity != NULL && strcmp(severity, "FATAL") == 0) r->fatal_seen = true;
+  if (r->parse_step >= 0 && r->seen <= r->parse_step + 1 && self->prepared != NULL)
+    pg_prepared_forget(self->prepared, r->statement);
+  if (r->result != NULL) PQclear(r->result);
+  r->result = result;
+}
+
+static bool is_error(const PGresult *result) {
+  return result != NULL && PQresultStatus(result) == PGRES_FATAL_ERROR;
+}
+
+/* One result, in the order of the segment's steps. Takes it over. */
+static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
+  ExecStatusType status = PQresultStatus(result);
+  if (status == PGRES_SINGLE_TUPLE && r->streaming && !r->finished && !r->abandoned) {
+    if (pg_request_add_row(r, result)) return;
+    PQclear(result);
+    return;
+  }
+  if (status == PGRES_SINGLE_TUPLE) {
+    PQclear(result);
+    return;
+  }
+  if (status == PGRES_COPY_IN || status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH) {
+    PQclear(result);
+    pg_conn_fail(self, "COPY needs copy_in or copy_out; the connection was closed", NULL);
+    return;
+  }
+  int step = r->seen++;
+  if (status == PGRES_FATAL_ERROR || status == PGRES_BAD_RESPONSE) {
+    if (r->finished && !r->abandoned) PQclear(result);
+    else note_error(self, r, result);
+    return;
+  }
+  bool keep = step >= r->skip && status != PGRES_PIPELINE_ABORTED && !r->finished && !is_error(r->result);
+  if (!keep) {
+    PQclear(result);
+    return;
+  }
+  PQclear(r->result);
+  r->result = result;
+}
+
+static void time_it(pg_conn *self, pg_request *r) {
+  uint64_t now = uv_hrtime();
+  uint64_t from = r->sent_ns > self->settled_ns ? r->sent_ns : self->settled_ns;
+  self->settled_ns = now;
+  if (r->kind == PG_REQUEST_EXECUTE) pg_statement_time(r->statement, (double)(now - from) / 1000);
+}
+
+/* The head's last result is in. */
+static void end_head(pg_conn *self) {
+  pg_request *r = self->sent.first;
+  pg_queue_remove(r);
+  if (is_stale(self, r)) {
+    pg_prepared_forget(self->prepared, r->statement);
+    r->statement->described = r->nparams > 0 && r->statement->described;
+    PQclear(r->result);
+    r->result = NULL;
+    r->retried = true;
+    r->binary = false;
+    pg_queue_push_front(&self->pending, r);
+    return;
+  }
+  time_it(self, r);
+  if (r->kind == PG_REQUEST_DESCRIBE && r->result != NULL && !is_error(r->result) &&
+      !pg_statement_describe(r->statement, r->result))
+    pg_request_finish(r, PG_OUTCOME_MEMORY, NULL);
+  pg_outcome outcome = is_error(r->result) ? PG_OUTCOME_ERROR : PG_OUTCOME_OK;
+  if (!self->held && self->sent.count == 0 && self->pending.count == 0 &&
+      PQtransactionStatus(self->pg) != PQTRANS_IDLE) {
+    snprintf(self->error, sizeof self->error, "a statement left a transaction open: %.80s",
+             r->statement->text);
+    self->evict = true;
+    outcome = PG_OUTCOME_UNKNOWN;
+  }
+  if (r->kind != PG_REQUEST_ACQUIRE) r->conn = NULL;
+  pg_request_finish(r, outcome, outcome == PG_OUTCOME_UNKNOWN ? self->error : NULL);
+  pg_request_release(r);
+}
+
+/* Counts what waits on the socket against the head's limit. False where the connection was closed. */
+static bool within_limit(pg_conn *self) {
+  pg_request *r = self->sent.first;
+  if (r == NULL || r->streaming || r->max_bytes == 0 || r->bytes++ == 0) return true;
+  int waiting = 0;
+  if (ioctl(PQsocket(self->pg), FIONREAD, &waiting) != 0 || waiting < 0) return true;
+  r->bytes += (size_t)waiting;
+  if (r->bytes <= r->max_bytes) return true;
+  pg_request_finish(r, PG_OUTCOME_LIMIT, NULL);
+  if (r->bytes <= r->max_bytes + DRAIN_MAX) return true;
+  pg_conn_fail(self, "a result passed its limit and was too long to read to its end", NULL);
+  return false;
+}
+
+static void pause_if_full(pg_conn *self, const pg_request *r) {
+  if (!r->streaming || r->rows_count < PG_REQUEST_ROWS) return;
+  self->paused = true;
+  pg_conn_watch(self, 0);
+}
+
+static void tell_reader(pg_request *r) {
+  if (!r->streaming || !r->wanted || r->rows_count == 0 || r->abandoned) return;
+  r->wanted = false;
+  r->done(r);
+}
+
+/* Takes what libpq can give without waiting. False where the connection broke. */
+static bool drain(pg_conn *self) {
+  int nulls = 0;
+  while (self->sent.first != NULL && !self->paused) {
+    pg_request *r = self->sent.first;
+    if (PQisBusy(self->pg)) break;
+    PGresult *result = PQgetResult(self->pg);
+    if (result == NULL) {
+      if (r->streaming) PQsetSingleRowMode(self->pg);
+      if (!self->pipeline) end_head(self);
+      else if (++nulls > 2) return false;
+      if (!self->pipeline) pg_conn_advance(self);
+      continue;
+    }
+    nulls = 0;
+    if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
+      PQclear(result);
+      end_head(self);
+      continue;
+    }
+    take_result(self, r, result);
+    if (self->state != PG_CONN_READY) return true;
+    if (PQstatus(self->pg) == CONNECTION_BAD) return false;
+    pause_if_full(self, r);
+  }
+  if (self->state == PG_CONN_READY && self->sent.first != NULL) tell_reader(self->sent.first);
+  return true;
+}
+
+/* Why the connection broke: what the server said last, or else libpq. */
+static void report_lost(pg_conn *self) {
+  char why[200];
+  const pg_request *r = self->sent.first;
+  const PGresult *last = r != NULL && r->fatal_seen ? r->result : NULL;
+  const char *said = last != NULL ? PQresultErrorField(last, PG_DIAG_MESSAGE_PRIMARY) : NULL;
+  snprintf(why, sizeof why, "%s", said != NULL ? said : PQerrorMessage(self->pg));
+  pg_conn_fail(self, why, last);
+}
+
+void pg_conn_process(pg_conn *self) {
+  if (self->state != PG_CONN_READY || !within_limit(self)) return;
+  bool alive = PQconsumeInput(self->pg) == 1;
+  bool whole = drain(self);
+  if (self->state != PG_CONN_READY) return;
+  if (!alive || !whole || PQstatus(self->pg) == CONNECTION_BAD) {
+    report_lost(self);
+    return;
+  }
+  pg_conn_advance(self);
+  if (self->state == PG_CONN_READY) self->events->advanced(self);
+}
+
+void pg_conn_resume(pg_conn *self) {
+  if (!self->paused || self->state != PG_CONN_READY) return;
+  self->paused = false;
+  pg_conn_watch(self, UV_READABLE);
+  /* libpq may hold whole rows already, for which the socket will not wake us. */
+  bool whole = drain(self);
+  if (self->state != PG_CONN_READY) return;
+  if (!whole) {
+    report_lost(self);
+    return;
+  }
+  pg_conn_advance(self);
+  if (self->state == PG_CONN_READY) self->events->advanced(self);
+}

@@ -1,0 +1,76 @@
+/* pool.h: connections opened on demand, given out in the order of asking.
+ *
+ * A request goes to an idle connection first; then the pool grows to its maximum; only then is it
+ * pipelined, behind statements whose moving average is short, never behind an old head, and never
+ * together with a statement that was not seen before. What must not share (sessions, transactions,
+ * COPY, everything but SELECT, INSERT, UPDATE, DELETE, VALUES and WITH) waits for a connection of
+ * its own. Waiters are served first come, first served, each with a timeout.
+ *
+ * Plain C on the loop's thread. The pool is counted: its owner, its connections and its requests
+ * hold it. */
+#ifndef NEBULA_PG_POOL_H
+#define NEBULA_PG_POOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "async/loop.h"
+#include "pg/config.h"
+#include "pg/conn.h"
+#include "pg/request.h"
+
+typedef struct pg_pool_options {
+  size_t max_connections, min_connections, max_waiting;
+  size_t statement_cache; /* prepared statements a connection keeps; 0: none */
+  double max_lifetime, idle_timeout, connection_timeout; /* seconds */
+  bool read_only;
+} pg_pool_options;
+
+typedef struct pg_pool_stats {
+  size_t connections, idle, busy, held, connecting, waiting;
+  uint64_t opened, closed, failed, requests, waited, timeouts, pipelined;
+} pg_pool_stats;
+
+/* Opens no connection. Takes the configuration over, also where it fails: NULL, out of memory. */
+pg_pool *pg_pool_new(loop *on, pg_config *config, const pg_pool_options *options);
+
+/* Refuses what comes, ends what waits, closes connections as they become idle; `now` closes all. */
+void pg_pool_close(pg_pool *self, bool now);
+bool pg_pool_is_closed(const pg_pool *self);
+
+/* The owner's reference. */
+void pg_pool_release(pg_pool *self);
+
+/* The statement of a text, with a reference for the caller; NULL on a lack of memory. */
+pg_statement *pg_pool_intern(pg_pool *self, const char *text, size_t length);
+
+/* Hands a request in; its `done` is called later, never from inside this call. */
+void pg_pool_submit(pg_pool *self, pg_request *request);
+
+/* The same for a connection that the caller holds. */
+void pg_pool_submit_to(pg_pool *self, pg_conn *conn, pg_request *request);
+
+/* Returns a held connection. What still runs there, or an open transaction, is ended first. */
+void pg_pool_give_back(pg_pool *self, pg_conn *conn);
+
+/* How many connections the task holds; every one of the pool's? */
+bool pg_pool_would_deadlock(const pg_pool *self, uint64_t task);
+
+/* Lists who holds connections: "a.lua:12 for 3.2 s, ...". */
+void pg_pool_holders(const pg_pool *self, char *text, size_t size);
+
+void pg_pool_stats_get(const pg_pool *self, pg_pool_stats *out);
+const pg_pool_options *pg_pool_options_get(const pg_pool *self);
+const char *pg_pool_place(const pg_pool *self);
+loop *pg_pool_loop(const pg_pool *self);
+bool pg_pool_is_read_only(const pg_pool *self);
+
+/* For request.c and conn*.c. */
+pg_request *pg_pool_request_take(pg_pool *self);
+void pg_pool_request_give(pg_pool *self, pg_request *request);
+void pg_pool_abandoned(pg_pool *self, pg_request *request);
+
+/* A request that nobody waits for, with the core's reference alone; NULL on a lack of memory. */
+pg_request *pg_pool_internal_request(pg_pool *self, pg_request_kind kind, const char *sql);
+
+#endif

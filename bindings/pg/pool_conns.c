@@ -1,0 +1,243 @@
+/* pool_conns.c: opening connections, losing them, letting them rest, and who waits too long. */
+#include "pg/pool_private.h"
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void on_retry(void *data) {
+  pg_pool *self = data;
+  self->retry = NULL;
+  pg_pool_pump(self);
+}
+
+void pg_pool_fail_waiting(pg_pool *self, pg_outcome outcome, const char *message) {
+  self->waiting_alone = 0;
+  while (self->waiting.first != NULL) {
+    pg_request *r = self->waiting.first;
+    pg_queue_remove(r);
+    pg_request_finish(r, outcome, message);
+    pg_request_release(r);
+  }
+}
+
+/* No use to try again before somebody changes something: a password, a name, a right. */
+static bool is_final(const char *code) {
+  return strncmp(code, "28", 2) == 0 || strcmp(code, "3D000") == 0 || strcmp(code, "42501") == 0;
+}
+
+static void back_off(pg_pool *self) {
+  double seconds = 0.05 * (double)(1u << (self->failures < 7 ? self->failures : 7));
+  if (seconds > 5) seconds = 5;
+  seconds *= 0.75 + (double)(uv_hrtime() % 1000) / 2000;
+  self->failures++;
+  self->grow_after_ms = uv_now(&self->loop->uv) + (uint64_t)(seconds * 1000);
+  if (self->retry == NULL)
+    self->retry = loop_timer_start(self->loop, seconds + 0.001, on_retry, self);
+}
+
+/* Verbose messages read "FATAL:  28P01: password authentication failed ...". */
+static void split_code(pg_pool *self, const char *text) {
+  self->code[0] = '\0';
+  const char *body = text;
+  for (const char *p = strstr(text, ":  "); p != NULL; p = strstr(p + 1, ":  ")) {
+    size_t n = 0;
+    while (n < 5 && (isdigit((unsigned char)p[3 + n]) || isupper((unsigned char)p[3 + n]))) n++;
+    if (n < 5 || p[8] != ':') continue;
+    memcpy(self->code, p + 3, 5);
+    self->code[5] = '\0';
+    body = p + 9;
+    while (*body == ' ') body++;
+  }
+  const char *end = strstr(body, " LOCATION: ");
+  size_t length = end != NULL ? (size_t)(end - body) : strlen(body);
+  while (length > 0 && body[length - 1] == ' ') length--;
+  snprintf(self->error, sizeof self->error, "cannot connect to %s: %.*s",
+           pg_config_place(self->config), (int)(length < 180 ? length : 180), body);
+}
+
+static void connect_failed(pg_pool *self, const pg_conn *conn) {
+  self->stats.failed++;
+  split_code(self, conn->error);
+  back_off(self);
+  bool hopeless = is_final(self->code) || (!self->connected_once && self->code[0] == '\0');
+  if (hopeless && self->connecting == 0 && self->count == 0)
+    pg_pool_fail_waiting(self, PG_OUTCOME_CONNECT, self->error);
+}
+
+static void on_conn_ready(pg_conn *conn) {
+  pg_pool *self = conn->pool;
+  self->connecting--;
+  self->failures = 0;
+  self->connected_once = true;
+  self->stats.opened++;
+  conn->idle_ms = uv_now(&self->loop->uv);
+  double life = self->options.max_lifetime * (0.9 + (double)(uv_hrtime() % 1000) / 5000);
+  conn->expires_ms = life > 0 ? conn->idle_ms + (uint64_t)(life * 1000) : UINT64_MAX;
+  if (self->closed) pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
+  else pg_pool_pump(self);
+}
+
+/* A quiet connection that nobody holds: keep it, or let it go. */
+static void settle(pg_pool *self, pg_conn *conn) {
+  uint64_t now = uv_now(&self->loop->uv);
+  if (self->closed || conn->evict || now >= conn->expires_ms || !pg_conn_settled(conn)) {
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
+    return;
+  }
+  conn->idle_ms = now;
+  pg_pool_watch_idle(self);
+}
+
+static void on_conn_advanced(pg_conn *conn) {
+  pg_pool *self = conn->pool;
+  if (pg_conn_quiet(conn) && conn->rolling) {
+    conn->rolling = conn->dirty = false;
+    conn->held = false;
+  }
+  if (pg_conn_quiet(conn) && !conn->held) settle(self, conn);
+  if (self->waiting.first != NULL) pg_pool_pump(self);
+}
+
+static void on_conn_closed(pg_conn *conn) {
+  pg_pool *self = conn->pool;
+  size_t i = conn->index;
+  self->conns[i] = self->conns[--self->count];
+  self->conns[i]->index = i;
+  self->conns[self->count] = NULL;
+  if (conn->reserved) self->reserved--;
+  if (conn->expires_ms == 0) {
+    self->connecting--;
+    if (conn->lost) connect_failed(self, conn);
+  } else {
+    self->stats.closed++;
+  }
+  if (!self->closed) loop_defer(self->loop, &self->pump);
+  pg_pool_release(self);
+}
+
+static const pg_conn_events EVENTS = {on_conn_ready, on_conn_advanced, on_conn_closed};
+
+void pg_pool_grow(pg_pool *self) {
+  uint64_t now = uv_now(&self->loop->uv);
+  while (self->count < self->options.max_connections && self->connecting < PG_CONNECTING_MAX &&
+         self->connecting < self->waiting.count && now >= self->grow_after_ms && !self->closed) {
+    /* After a failure one connection tries alone. */
+    if (self->failures > 0 && self->connecting > 0) return;
+    pg_conn *conn = pg_conn_open(self->loop, self->config, &EVENTS, self,
+                                 self->options.connection_timeout, self->options.statement_cache);
+    if (conn == NULL) return;
+    self->refs++;
+    conn->index = self->count;
+    self->conns[self->count++] = conn;
+    self->connecting++;
+  }
+}
+
+void pg_pool_give_back(pg_pool *self, pg_conn *conn) {
+  if (conn->state != PG_CONN_READY) return;
+  conn->begin[0] = '\0';
+  if (!pg_conn_quiet(conn)) {
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "its holder went away");
+    return;
+  }
+  bool open = !pg_conn_settled(conn);
+  if (!open && !conn->dirty) {
+    conn->held = false;
+    settle(self, conn);
+    if (self->waiting.first != NULL) loop_defer(self->loop, &self->pump);
+    return;
+  }
+  const char *sql = open ? "ROLLBACK" : "RESET ALL; UNLISTEN *; CLOSE ALL; SELECT pg_advisory_unlock_all()";
+  pg_request *r = pg_pool_internal_request(self, open ? PG_REQUEST_EXECUTE : PG_REQUEST_SCRIPT, sql);
+  if (r == NULL) {
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "out of memory");
+    return;
+  }
+  conn->rolling = true;
+  pg_conn_send(conn, r);
+  pg_request_release(r);
+}
+
+static void explain_wait(const pg_pool *self, char *text, size_t size) {
+  char holders[300];
+  pg_pool_holders(self, holders, sizeof holders);
+  double limit = self->options.connection_timeout;
+  if (holders[0] != '\0')
+    snprintf(text, size,
+             "no connection became free in %g s; held by %s; raise max_connections (%zu) or hold "
+             "them for less time", limit, holders, self->options.max_connections);
+  else if (self->count == 0 && self->error[0] != '\0')
+    snprintf(text, size, "no connection in %g s: %s", limit, self->error);
+  else
+    snprintf(text, size, "no connection became free in %g s; all %zu run statements, %zu callers wait",
+             limit, self->options.max_connections, self->waiting.count);
+}
+
+static void on_expiry(void *data) {
+  pg_pool *self = data;
+  self->expiry = NULL;
+  uint64_t limit = (uint64_t)(self->options.connection_timeout * 1000), now = uv_now(&self->loop->uv);
+  char text[600];
+  explain_wait(self, text, sizeof text);
+  while (self->waiting.first != NULL && self->waiting.first->queued_ms + limit <= now) {
+    pg_request *r = self->waiting.first;
+    pg_queue_remove(r);
+    if (r->alone) self->waiting_alone--;
+    self->stats.timeouts++;
+    pg_request_finish(r, PG_OUTCOME_WAITED, text);
+    pg_request_release(r);
+  }
+  pg_pool_watch_waiting(self);
+}
+
+void pg_pool_watch_waiting(pg_pool *self) {
+  if (self->waiting.first == NULL) {
+    loop_timer_stop(self->loop, self->expiry);
+    self->expiry = NULL;
+    return;
+  }
+  if (self->expiry != NULL) return;
+  uint64_t limit = (uint64_t)(self->options.connection_timeout * 1000), now = uv_now(&self->loop->uv);
+  uint64_t due = self->waiting.first->queued_ms + limit;
+  double seconds = due > now ? (double)(due - now) / 1000 : 0;
+  self->expiry = loop_timer_start(self->loop, seconds, on_expiry, self);
+}
+
+static void on_upkeep(void *data) {
+  pg_pool *self = data;
+  self->upkeep = NULL;
+  uint64_t now = uv_now(&self->loop->uv), idle = (uint64_t)(self->options.idle_timeout * 1000);
+  for (size_t i = self->count; i-- > 0;) {
+    pg_conn *c = self->conns[i];
+    if (!pg_conn_available(c) || !pg_conn_quiet(c)) continue;
+    bool rested = idle > 0 && c->idle_ms + idle <= now && self->count > self->options.min_connections;
+    if (rested || now >= c->expires_ms) pg_conn_close(c, PG_OUTCOME_CLOSED, "it was idle");
+  }
+  if (self->count > 0) pg_pool_watch_idle(self);
+}
+
+void pg_pool_watch_idle(pg_pool *self) {
+  if (self->upkeep != NULL || self->closed) return;
+  double every = self->options.idle_timeout > 0 ? self->options.idle_timeout / 2 : 30;
+  if (every > 30) every = 30;
+  if (every < 0.1) every = 0.1;
+  self->upkeep = loop_timer_start(self->loop, every, on_upkeep, self);
+}
+
+void pg_pool_close(pg_pool *self, bool now) {
+  self->refs++;
+  self->closed = true;
+  pg_pool_fail_waiting(self, PG_OUTCOME_CLOSED, "the pool was closed");
+  pg_pool_watch_waiting(self);
+  loop_timer_stop(self->loop, self->retry);
+  loop_timer_stop(self->loop, self->upkeep);
+  self->retry = self->upkeep = NULL;
+  for (size_t i = self->count; i-- > 0;) {
+    if (i >= self->count) continue;
+    pg_conn *c = self->conns[i];
+    if (now || c->state != PG_CONN_READY || (!c->held && pg_conn_quiet(c)))
+      pg_conn_close(c, PG_OUTCOME_CLOSED, "the pool was closed");
+  }
+  pg_pool_release(self);
+}

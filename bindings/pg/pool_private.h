@@ -1,0 +1,53 @@
+/* pool_private.h: the pool's own state, for pool*.c alone. */
+#ifndef NEBULA_PG_POOL_PRIVATE_H
+#define NEBULA_PG_POOL_PRIVATE_H
+
+#include "pg/pool.h"
+
+/* A statement is short below this, and a head is old above it. */
+#define PG_SHORT_US 5000.0
+
+enum {
+  PG_PIPELINE_DEPTH = 64, /* requests on one shared connection */
+  PG_CONNECTING_MAX = 16, /* connections being opened at once */
+  PG_REQUESTS_KEPT = 1024,
+};
+
+struct pg_pool {
+  loop *loop;
+  pg_config *config;
+  pg_pool_options options;
+  unsigned refs;
+  bool closed, connected_once, pumping;
+  pg_conn **conns;
+  size_t count, connecting, reserved;
+  pg_queue waiting;
+  size_t waiting_alone; /* of them, those that need a connection of their own */
+  pg_statements *statements;
+  pg_request *spare; /* requests to use again */
+  size_t spares;
+  loop_timer *expiry, *retry, *upkeep;
+  loop_deferred pump;
+  unsigned failures;       /* connects failed in a row */
+  uint64_t grow_after_ms;  /* no new connection before */
+  char error[320];         /* the last failure to connect */
+  char code[6];
+  pg_pool_stats stats;
+};
+
+/* Serves the waiters that can be served. */
+void pg_pool_pump(pg_pool *self);
+
+/* Opens one more connection where that is allowed now. */
+void pg_pool_grow(pg_pool *self);
+
+/* Ends everyone who waits. */
+void pg_pool_fail_waiting(pg_pool *self, pg_outcome outcome, const char *message);
+
+/* Keeps the timer of the head waiter and that of idle connections right. */
+void pg_pool_watch_waiting(pg_pool *self);
+void pg_pool_watch_idle(pg_pool *self);
+
+bool pg_conn_available(const pg_conn *conn);
+
+#endif

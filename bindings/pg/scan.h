@@ -1,0 +1,30 @@
+/* scan.h: what a piece of SQL is, as far as the pool must know before it sends it.
+ *
+ * The pool shares a connection between callers only for statements that cannot leave the session in
+ * another state than they found it. The scanner looks at the first word of each statement in the
+ * text, past comments, quotes and dollar quotes; it is no parser and needs no catalogue. */
+#ifndef NEBULA_PG_SCAN_H
+#define NEBULA_PG_SCAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef enum pg_class {
+  PG_CLASS_EMPTY,   /* nothing but space and comments */
+  PG_CLASS_READ,    /* SELECT, VALUES: may share a connection */
+  PG_CLASS_WRITE,   /* INSERT, UPDATE, DELETE, WITH: may share a connection */
+  PG_CLASS_CONTROL, /* BEGIN, COMMIT, SAVEPOINT and their like */
+  PG_CLASS_COPY,    /* COPY: needs the copy protocol */
+  PG_CLASS_OTHER,   /* all else: runs alone */
+} pg_class;
+
+typedef struct pg_scan {
+  pg_class kind;       /* of the first statement; OTHER where there are several */
+  unsigned statements; /* how many, separated by semicolons */
+  bool control;        /* one of them is transaction control */
+  char word[16];       /* the word that decided, in upper case, for messages */
+} pg_scan;
+
+void pg_scan_sql(const char *sql, size_t length, pg_scan *out);
+
+#endif
