@@ -10,6 +10,7 @@
 static const luaL_Reg SUBJECTS[] = {
     {"crypto", lua_open_crypto},
     {"json", lua_open_json},
+    {"pg", lua_open_pg},
     {"task", lua_open_task},
     {"time", lua_open_time},
     {NULL, NULL},

@@ -11,6 +11,8 @@
   "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex " \
   "-c extra_float_digits=1"
 
+#define READ_ONLY " -c default_transaction_read_only=on"
+
 typedef struct pair {
   char *keyword, *value;
 } pair;
@@ -156,16 +158,17 @@ static bool take(pg_config *self, const PQconninfoOption *list, bool defaults) {
   return true;
 }
 
-static bool pin(pg_config *self, bool by_options) {
+static bool pin(pg_config *self, bool by_options, bool read_only) {
   if (!pg_config_set(self, "client_encoding", "UTF8")) return false;
   if (find(self, "application_name") == NULL && getenv("PGAPPNAME") == NULL &&
       !pg_config_set(self, "application_name", "nebula"))
     return false;
   if (!by_options) return true;
   const char *given = find(self, "options");
-  char *options = malloc((given != NULL ? strlen(given) : 0) + sizeof PINS + 2);
+  char *options = malloc((given != NULL ? strlen(given) : 0) + sizeof PINS + sizeof READ_ONLY + 2);
   if (options == NULL) return false;
-  sprintf(options, "%s%s%s", given != NULL ? given : "", given != NULL ? " " : "", PINS);
+  sprintf(options, "%s%s%s%s", given != NULL ? given : "", given != NULL ? " " : "", PINS,
+          read_only ? READ_ONLY : "");
   bool ok = pg_config_set(self, "options", options);
   free(options);
   return ok;
@@ -179,7 +182,8 @@ static void explain(char message[PG_CONFIG_MESSAGE], const char *complaint) {
            n > 0 ? ": " : "", (int)(n < 100 ? n : 100), complaint != NULL ? complaint : "");
 }
 
-pg_config *pg_config_parse(const char *url, bool pin_by_options, char message[PG_CONFIG_MESSAGE]) {
+pg_config *pg_config_parse(const char *url, bool pin_by_options, bool read_only,
+                           char message[PG_CONFIG_MESSAGE]) {
   char *complaint = NULL;
   PQconninfoOption *given = NULL, *defaults = NULL;
   pg_config *self = calloc(1, sizeof *self);
@@ -194,7 +198,7 @@ pg_config *pg_config_parse(const char *url, bool pin_by_options, char message[PG
     defaults = PQconndefaults();
     ok = defaults != NULL && take(self, defaults, true);
   }
-  ok = ok && pin(self, pin_by_options) && split_hosts(self);
+  ok = ok && pin(self, pin_by_options, read_only) && split_hosts(self);
   PQfreemem(complaint);
   PQconninfoFree(given);
   PQconninfoFree(defaults);

@@ -16,7 +16,8 @@ enum { PG_CONFIG_MESSAGE = 256 };
 
 /* Parses a URL or key=value text (NULL: libpq's own defaults). NULL where it is malformed or memory
  * ran out; message then says why, without the text, which may hold a password. */
-pg_config *pg_config_parse(const char *url, bool pin_by_options, char message[PG_CONFIG_MESSAGE]);
+pg_config *pg_config_parse(const char *url, bool pin_by_options, bool read_only,
+                           char message[PG_CONFIG_MESSAGE]);
 void pg_config_free(pg_config *self);
 
 /* Sets a parameter, over what the URL says. False on a lack of memory. */

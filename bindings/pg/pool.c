@@ -144,6 +144,7 @@ static void place(pg_pool *self, pg_conn *conn, pg_request *r) {
   if (r->kind == PG_REQUEST_ACQUIRE) {
     hold(conn, r);
     r->conn = conn;
+    conn->held_by = &r->conn;
     pg_request_finish(r, PG_OUTCOME_OK, NULL);
     return;
   }
@@ -253,6 +254,14 @@ void pg_pool_abandoned(pg_pool *self, pg_request *r) {
   } else if (conn->held || r->streaming) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "the statement was abandoned");
   }
+}
+
+pg_conn *pg_pool_take(pg_request *acquired, pg_conn **holder) {
+  pg_conn *conn = acquired->conn;
+  acquired->conn = NULL;
+  *holder = conn;
+  if (conn != NULL) conn->held_by = holder;
+  return conn;
 }
 
 bool pg_pool_would_deadlock(const pg_pool *self, uint64_t task) {

@@ -50,6 +50,10 @@ void pg_pool_submit(pg_pool *self, pg_request *request);
 /* The same for a connection that the caller holds. */
 void pg_pool_submit_to(pg_pool *self, pg_conn *conn, pg_request *request);
 
+/* After an acquire: the connection, whose address stays in *holder until it is given back or lost
+ * (NULL from then on). NULL where it was lost already. */
+pg_conn *pg_pool_take(pg_request *acquired, pg_conn **holder);
+
 /* Returns a held connection. What still runs there, or an open transaction, is ended first. */
 void pg_pool_give_back(pg_pool *self, pg_conn *conn);
 

@@ -106,6 +106,7 @@ static void on_conn_closed(pg_conn *conn) {
   self->conns[i]->index = i;
   self->conns[self->count] = NULL;
   if (conn->reserved) self->reserved--;
+  if (conn->held_by != NULL) *conn->held_by = NULL;
   if (conn->expires_ms == 0) {
     self->connecting--;
     if (conn->lost) connect_failed(self, conn);
@@ -137,6 +138,8 @@ void pg_pool_grow(pg_pool *self) {
 void pg_pool_give_back(pg_pool *self, pg_conn *conn) {
   if (conn->state != PG_CONN_READY) return;
   conn->begin[0] = '\0';
+  if (conn->held_by != NULL) *conn->held_by = NULL;
+  conn->held_by = NULL;
   if (!pg_conn_quiet(conn)) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "its holder went away");
     return;

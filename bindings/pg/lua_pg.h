@@ -1,0 +1,110 @@
+/* lua_pg.h: what the glue files of nebula.pg share. */
+#ifndef NEBULA_LUA_PG_H
+#define NEBULA_LUA_PG_H
+
+#include <stdbool.h>
+#include <lua.h>
+#include "async/task.h"
+#include "json/json_buffer.h"
+#include "pg/pool.h"
+
+#define LUA_PG_POOL "nebula.pg.Pool"
+#define LUA_PG_SESSION "nebula.pg.Session"
+#define LUA_PG_VALUE "nebula.pg.Value"
+
+/* A Pool. Whatever may be lost by an error while a request is built or a result decoded is kept
+ * here, and freed by whoever comes next. */
+typedef struct lua_pg_pool {
+  pg_pool *pool;
+  pg_request *building, *decoding;
+  json_buffer buffer;
+  size_t max_bytes;
+  double timeout;
+  char name[40];
+} lua_pg_pool;
+
+/* A connection held by a script: from acquire, or for a transaction. */
+typedef struct lua_pg_session {
+  lua_pg_pool *pool; /* kept by user value 1 */
+  pg_conn *conn;     /* NULL where it was lost or given back */
+  struct lua_pg_session *outer; /* whose connection this one uses: kept by user value 3 */
+  bool transaction, ended;
+  bool in_transaction; /* an acquired session that runs :transaction */
+  int attempts, retries;
+  int depth; /* 0: a transaction; above: a savepoint */
+  lua_Integer hooks; /* on_commit functions before this savepoint; in user value 2 of the outermost */
+  pg_request *command; /* that is waited for */
+  loop_timer *pause;   /* before another try */
+  task_ticket paused;
+  char begin[160];
+} lua_pg_session;
+
+/* The shapes of a result. */
+enum { LUA_PG_QUERY, LUA_PG_ONE, LUA_PG_VALUE_OF, LUA_PG_EXEC };
+
+/* ---- lua_pool.c ---- */
+lua_pg_pool *lua_pg_check_pool(lua_State *L, int index, const char *call);
+
+/* ---- lua_session.c ---- */
+/* The session at index, alive; raises where it ended or lost its connection. */
+lua_pg_session *lua_pg_check_session(lua_State *L, int index, const char *call);
+
+/* Pushes an empty session of the pool at index. */
+lua_pg_session *lua_pg_push_session(lua_State *L, int pool);
+void lua_pg_open_session(lua_State *L);
+
+/* Adds query, one, value and exec (and a pool's acquire) to the table on top. */
+void lua_pg_add_queries(lua_State *L, bool session);
+
+/* The connection that a session or its outermost has; NULL where it was lost. check raises then. */
+pg_conn *lua_pg_session_conn(const lua_pg_session *session);
+pg_conn *lua_pg_check_conn(lua_State *L, const lua_pg_session *session, const char *call);
+
+/* Waits until the session at index has a connection, then runs `done`, in which lua_pg_acquired
+ * raises what kept it from one. */
+int lua_pg_acquire(lua_State *L, int index, const char *what, lua_KContext context,
+                   lua_KFunction done);
+void lua_pg_acquired(lua_State *L, lua_pg_session *session);
+
+/* Ends the session; its connection goes back to whom it came from. */
+void lua_pg_session_return(lua_pg_session *session);
+int lua_pg_session_close(lua_State *L);
+
+/* ---- lua_query.c ---- */
+int lua_pg_pool_query(lua_State *L);    /* upvalue 1: the shape, 2: the call's name */
+int lua_pg_session_query(lua_State *L);
+
+/* Sends a text without parameters on a held connection and waits for its end. */
+int lua_pg_command(lua_State *L, lua_pg_session *session, const char *sql, const char *what,
+                   lua_KContext context, lua_KFunction done);
+
+/* In `done`: raises where the command failed, else returns its tag ("COMMIT"), valid until the next
+ * request. */
+const char *lua_pg_command_tag(lua_State *L, lua_pg_session *session);
+
+/* A request under construction, freed by the next call where an error comes between. */
+pg_request *lua_pg_build(lua_State *L, lua_pg_pool *pool, pg_request_kind kind, const char *sql,
+                         size_t length);
+task_ticket lua_pg_ticket(lua_State *L, pg_request *request, const char *what);
+void lua_pg_abandon(void *request);
+
+/* ---- lua_params.c ---- */
+/* Encodes the values from index `first` on as the parameters of the request. */
+void lua_pg_encode(lua_State *L, lua_pg_pool *pool, pg_request *request, int first, int count);
+void lua_pg_open_wrappers(lua_State *L);
+
+/* ---- lua_values.c ---- */
+/* Pushes what the shape wants of the result. */
+int lua_pg_decode(lua_State *L, const PGresult *result, int shape);
+
+/* ---- lua_fail.c ---- */
+/* Releases the request and raises what became of it. */
+_Noreturn void lua_pg_fail(lua_State *L, lua_pg_pool *pool, pg_request *request);
+_Noreturn void lua_pg_no_memory(lua_State *L);
+
+/* ---- lua_transaction.c ---- */
+int lua_pg_pool_transaction(lua_State *L);
+int lua_pg_session_transaction(lua_State *L);
+int lua_pg_on_commit(lua_State *L);
+
+#endif

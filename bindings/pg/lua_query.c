@@ -1,0 +1,212 @@
+/* lua_query.c: query, one, value and exec, on a pool or on a held connection. */
+#include "pg/lua_pg.h"
+#include <string.h>
+#include <lauxlib.h>
+#include "base/lua_error.h"
+#include "base/lua_options.h"
+
+/* What the sql argument says: the text, or a table {text, deadline=, prepare=, max_bytes=}. */
+typedef struct order {
+  const char *sql;
+  size_t length, max_bytes;
+  double timeout;
+  bool unprepared;
+} order;
+
+static void read_order(lua_State *L, const lua_pg_pool *pool, const char *call, order *out) {
+  static const char *const NAMES[] = {"deadline", "prepare", "max_bytes", NULL};
+  *out = (order){.max_bytes = pool->max_bytes, .timeout = pool->timeout};
+  if (lua_type(L, 2) == LUA_TSTRING) {
+    out->sql = lua_tolstring(L, 2, &out->length);
+    return;
+  }
+  if (!lua_istable(L, 2) || lua_rawgeti(L, 2, 1) != LUA_TSTRING)
+    err_raisef(L, ERR_VALIDATION, "database", "%s wants SQL as a string or {sql, deadline=, ...}, got %s",
+               call, luaL_typename(L, 2));
+  out->sql = lua_tolstring(L, -1, &out->length); /* the table keeps it */
+  lua_pop(L, 1);
+  for (lua_pushnil(L); lua_next(L, 2) != 0; lua_pop(L, 1)) {
+    if (lua_type(L, -2) == LUA_TNUMBER && lua_tointeger(L, -2) == 1) continue;
+    bool known = false;
+    for (int i = 0; NAMES[i] != NULL && lua_type(L, -2) == LUA_TSTRING; i++)
+      known = known || strcmp(lua_tostring(L, -2), NAMES[i]) == 0;
+    if (!known)
+      err_raisef(L, ERR_VALIDATION, "database",
+                 "%s: the options of a statement are deadline, prepare and max_bytes; its "
+                 "parameters follow as arguments",
+                 call);
+  }
+  bool prepare = true;
+  lua_Integer most = 0;
+  opt_duration(L, 2, call, "deadline", &out->timeout);
+  opt_boolean(L, 2, call, "prepare", &prepare);
+  if (opt_integer(L, 2, call, "max_bytes", 1, LUA_MAXINTEGER, &most)) out->max_bytes = (size_t)most;
+  out->unprepared = !prepare;
+}
+
+void lua_pg_abandon(void *request) {
+  pg_request_abandon(request);
+}
+
+static void on_done(pg_request *request) {
+  task_ticket ticket;
+  memcpy(&ticket, request->tag, sizeof ticket);
+  task_wake(ticket);
+}
+
+task_ticket lua_pg_ticket(lua_State *L, pg_request *request, const char *what) {
+  _Static_assert(sizeof(task_ticket) <= sizeof request->tag, "a ticket fits");
+  task_ticket ticket = task_wait_begin(L, what);
+  memcpy(request->tag, &ticket, sizeof ticket);
+  request->done = on_done;
+  return ticket;
+}
+
+/* Takes over a request that an error left behind. */
+static void sweep(pg_request **slot) {
+  if (*slot == NULL) return;
+  pg_request *left = *slot;
+  *slot = NULL;
+  pg_request_release(left);
+}
+
+pg_request *lua_pg_build(lua_State *L, lua_pg_pool *pool, pg_request_kind kind, const char *sql,
+                         size_t length) {
+  sweep(&pool->building);
+  pg_statement *statement = NULL;
+  if (sql != NULL) {
+    statement = pg_pool_intern(pool->pool, sql, length);
+    if (statement == NULL) lua_pg_no_memory(L);
+  }
+  pg_request *r = pg_request_new(pool->pool, kind, statement);
+  if (r == NULL) lua_pg_no_memory(L);
+  pool->building = r;
+  return r;
+}
+
+static void refuse(lua_State *L, const char *call, const pg_statement *s, const char *why) {
+  err_raisef(L, ERR_VALIDATION, "database", "%s: %s %s", call, s->scan.word, why);
+}
+
+/* What may not be sent this way is refused by name. */
+static void check_statement(lua_State *L, const pg_statement *s, const lua_pg_session *session,
+                            int nparams, const char *call) {
+  if (s->scan.kind == PG_CLASS_EMPTY)
+    err_raisef(L, ERR_VALIDATION, "database", "%s: the SQL is empty", call);
+  if (s->scan.kind == PG_CLASS_COPY) refuse(L, call, s, "moves data: use copy_in or copy_out");
+  if (s->scan.control && session == NULL)
+    refuse(L, call, s, "would leave a shared connection in a transaction: use :transaction, or "
+                       ":acquire a connection");
+  if (s->scan.control && (session->transaction || session->in_transaction))
+    refuse(L, call, s, "is done by :transaction itself: return to commit, raise an error to roll back, "
+                       "nest :transaction for a savepoint");
+  if (s->scan.statements > 1 && nparams > 0)
+    err_raisef(L, ERR_VALIDATION, "database",
+               "%s: %u statements in one text take no parameters: send them one by one", call,
+               s->scan.statements);
+}
+
+static bool needs_types(const pg_statement *s, int nparams) {
+  return nparams > 0 && !s->described;
+}
+
+static int query_done(lua_State *L, int status, lua_KContext context);
+
+/* Sends what the arguments ask for: first, where its types are not known, to learn them. */
+static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int shape,
+                 const char *call) {
+  order o;
+  read_order(L, pool, call, &o);
+  int nparams = lua_gettop(L) - 2;
+  pg_request *r = lua_pg_build(L, pool, PG_REQUEST_EXECUTE, o.sql, o.length);
+  const pg_statement *s = r->statement;
+  check_statement(L, s, session, nparams, call);
+  if (s->scan.statements > 1) r->kind = PG_REQUEST_SCRIPT;
+  else if (needs_types(s, nparams)) r->kind = PG_REQUEST_DESCRIBE;
+  else lua_pg_encode(L, pool, r, 3, nparams);
+  r->shape = shape;
+  r->alone = s->scan.kind > PG_CLASS_WRITE || r->kind != PG_REQUEST_EXECUTE;
+  r->unprepared = o.unprepared;
+  r->max_bytes = o.max_bytes;
+  r->timeout = o.timeout;
+  r->task = task_current_id(L);
+  if (session == NULL && pg_pool_would_deadlock(pool->pool, r->task))
+    err_raisef(L, ERR_POOL, "database",
+               "%s waits for a connection of the pool while this task holds all %d of them: use the "
+               "transaction's own handle, or raise max_connections",
+               call, (int)pg_pool_options_get(pool->pool)->max_connections);
+  task_ticket ticket = lua_pg_ticket(L, r, call);
+  pool->building = NULL;
+  if (session == NULL) {
+    pg_pool_submit(pool->pool, r);
+  } else {
+    pg_conn *conn = lua_pg_session_conn(session);
+    if (s->scan.kind == PG_CLASS_OTHER || s->scan.kind == PG_CLASS_CONTROL) conn->dirty = true;
+    pg_pool_submit_to(pool->pool, conn, r);
+  }
+  return task_wait(L, ticket, lua_pg_abandon, r, (lua_KContext)r, query_done);
+}
+
+/* The pool and the session of the object at 1; every method has its shape and name as upvalues. */
+static int again(lua_State *L, int shape) {
+  const char *call = lua_tostring(L, lua_upvalueindex(2));
+  if (lua_toboolean(L, lua_upvalueindex(3))) {
+    lua_pg_session *session = lua_pg_check_session(L, 1, call);
+    return start(L, session->pool, session, shape, call);
+  }
+  return start(L, lua_pg_check_pool(L, 1, call), NULL, shape, call);
+}
+
+static int query_done(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  pg_request *r = (pg_request *)context;
+  lua_pg_pool *pool = lua_toboolean(L, lua_upvalueindex(3))
+                          ? ((lua_pg_session *)lua_touserdata(L, 1))->pool
+                          : lua_touserdata(L, 1);
+  if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, pool, r);
+  int shape = r->shape;
+  if (r->kind == PG_REQUEST_DESCRIBE) {
+    pg_request_release(r);
+    return again(L, shape);
+  }
+  sweep(&pool->decoding);
+  pool->decoding = r;
+  int results = lua_pg_decode(L, r->result, shape);
+  pool->decoding = NULL;
+  pg_request_release(r);
+  return results;
+}
+
+int lua_pg_pool_query(lua_State *L) {
+  const char *call = lua_tostring(L, lua_upvalueindex(2));
+  lua_pg_pool *pool = lua_pg_check_pool(L, 1, call);
+  return start(L, pool, NULL, (int)lua_tointeger(L, lua_upvalueindex(1)), call);
+}
+
+int lua_pg_session_query(lua_State *L) {
+  const char *call = lua_tostring(L, lua_upvalueindex(2));
+  lua_pg_session *session = lua_pg_check_session(L, 1, call);
+  return start(L, session->pool, session, (int)lua_tointeger(L, lua_upvalueindex(1)), call);
+}
+
+int lua_pg_command(lua_State *L, lua_pg_session *session, const char *sql, const char *what,
+                   lua_KContext context, lua_KFunction done) {
+  lua_pg_pool *pool = session->pool;
+  pg_request *r = lua_pg_build(L, pool, PG_REQUEST_EXECUTE, sql, strlen(sql));
+  r->unprepared = true;
+  task_ticket ticket = lua_pg_ticket(L, r, what);
+  pool->building = NULL;
+  session->command = r;
+  pg_pool_submit_to(pool->pool, lua_pg_session_conn(session), r);
+  return task_wait(L, ticket, lua_pg_abandon, r, context, done);
+}
+
+const char *lua_pg_command_tag(lua_State *L, lua_pg_session *session) {
+  lua_pg_pool *pool = session->pool;
+  pg_request *r = session->command;
+  session->command = NULL;
+  if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, pool, r);
+  sweep(&pool->decoding);
+  pool->decoding = r;
+  return PQcmdStatus(r->result);
+}

@@ -1,0 +1,172 @@
+/* lua_session.c: a connection held by a script. */
+#include "pg/lua_pg.h"
+#include <stdio.h>
+#include <string.h>
+#include <lauxlib.h>
+#include "base/lua_error.h"
+
+lua_pg_session *lua_pg_push_session(lua_State *L, int pool) {
+  pool = lua_absindex(L, pool);
+  lua_pg_session *self = lua_newuserdatauv(L, sizeof *self, 3);
+  memset(self, 0, sizeof *self);
+  self->pool = lua_touserdata(L, pool);
+  lua_pushvalue(L, pool);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, LUA_PG_SESSION);
+  return self;
+}
+
+pg_conn *lua_pg_session_conn(const lua_pg_session *session) {
+  while (session->outer != NULL) session = session->outer;
+  return session->conn;
+}
+
+pg_conn *lua_pg_check_conn(lua_State *L, const lua_pg_session *session, const char *call) {
+  pg_conn *conn = lua_pg_session_conn(session);
+  if (conn == NULL)
+    err_raise(L, &(err_info){.kind = ERR_DATABASE,
+                             .source = "database",
+                             .code = "08003",
+                             .retryable = true,
+                             .message = lua_pushfstring(
+                                 L, "%s: the connection was lost; begin again on another one", call)});
+  return conn;
+}
+
+lua_pg_session *lua_pg_check_session(lua_State *L, int index, const char *call) {
+  lua_pg_session *self = luaL_checkudata(L, index, LUA_PG_SESSION);
+  if (self->ended)
+    err_raisef(L, ERR_VALIDATION, "database",
+               self->transaction ? "%s: this transaction has ended; its handle is good only inside "
+                                   "the function that was given it"
+                                 : "%s: this connection was given back to the pool",
+               call);
+  lua_pg_check_conn(L, self, call);
+  return self;
+}
+
+void lua_pg_session_return(lua_pg_session *self) {
+  self->ended = true;
+  if (self->outer != NULL) {
+    if (self->depth == 0) self->outer->in_transaction = false;
+    return;
+  }
+  pg_conn *conn = self->conn;
+  self->conn = NULL;
+  if (conn != NULL) pg_pool_give_back(self->pool->pool, conn);
+}
+
+/* A savepoint that is left without an end, or a transaction on an acquired connection, is undone by
+ * what goes in front of the next statement. */
+static void undo_inner(lua_pg_session *self) {
+  pg_conn *conn = lua_pg_session_conn(self);
+  if (self->outer == NULL || self->ended || conn == NULL) return;
+  if (self->depth > 0)
+    snprintf(conn->begin, sizeof conn->begin, "ROLLBACK TO SAVEPOINT nebula_%d", self->depth);
+  else snprintf(conn->begin, sizeof conn->begin, "%s", conn->begin[0] == 'B' ? "" : "ROLLBACK");
+}
+
+int lua_pg_session_close(lua_State *L) {
+  lua_pg_session *self = luaL_checkudata(L, 1, LUA_PG_SESSION);
+  undo_inner(self);
+  lua_pg_session_return(self);
+  return 0;
+}
+
+/* Fills the request's place for messages: who takes the connection. */
+static void note_taker(lua_State *L, pg_request *r) {
+  task_push_where(L);
+  const char *where = lua_tostring(L, -1);
+  snprintf(r->where, sizeof r->where, "%s", where != NULL ? where : "?");
+  lua_pop(L, 1);
+  r->task = task_current_id(L);
+}
+
+int lua_pg_acquire(lua_State *L, int index, const char *what, lua_KContext context,
+                   lua_KFunction done) {
+  lua_pg_session *session = lua_touserdata(L, index);
+  lua_pg_pool *box = session->pool;
+  pg_request *r = lua_pg_build(L, box, PG_REQUEST_ACQUIRE, NULL, 0);
+  r->alone = true;
+  note_taker(L, r);
+  if (pg_pool_would_deadlock(box->pool, r->task))
+    err_raisef(L, ERR_POOL, "database",
+               "%s at %s: this task already holds all %d connections of the pool, so it would wait "
+               "for itself: use the handle it has, nest tx:transaction, or raise max_connections",
+               what, r->where, (int)pg_pool_options_get(box->pool)->max_connections);
+  task_ticket ticket = lua_pg_ticket(L, r, what);
+  box->building = NULL;
+  session->command = r;
+  pg_pool_submit(box->pool, r);
+  return task_wait(L, ticket, lua_pg_abandon, r, context, done);
+}
+
+void lua_pg_acquired(lua_State *L, lua_pg_session *session) {
+  pg_request *r = session->command;
+  session->command = NULL;
+  if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, session->pool, r);
+  pg_conn *conn = pg_pool_take(r, &session->conn);
+  pg_request_release(r);
+  if (conn == NULL)
+    err_raise(L, &(err_info){.kind = ERR_DATABASE,
+                             .source = "database",
+                             .code = "08006",
+                             .retryable = true,
+                             .message = "the connection was lost before it could be used"});
+}
+
+static int acquired(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  lua_pg_acquired(L, lua_touserdata(L, -1));
+  return 1;
+}
+
+static int pool_acquire(lua_State *L) {
+  lua_pg_check_pool(L, 1, "pool:acquire");
+  lua_settop(L, 1);
+  lua_pg_push_session(L, 1);
+  return lua_pg_acquire(L, 2, "pool:acquire", 0, acquired);
+}
+
+static void add_query(lua_State *L, const char *owner, const char *name, int shape, bool session) {
+  lua_pushinteger(L, shape);
+  lua_pushfstring(L, "%s:%s", owner, name);
+  lua_pushboolean(L, session);
+  lua_pushcclosure(L, session ? lua_pg_session_query : lua_pg_pool_query, 3);
+  lua_setfield(L, -2, name);
+}
+
+void lua_pg_add_queries(lua_State *L, bool session) { // stack: methods
+  static const char *const NAMES[] = {"query", "one", "value", "exec"};
+  for (int shape = LUA_PG_QUERY; shape <= LUA_PG_EXEC; shape++)
+    add_query(L, session ? "connection" : "pool", NAMES[shape], shape, session);
+  if (session) return;
+  lua_pushcfunction(L, pool_acquire);
+  lua_setfield(L, -2, "acquire");
+}
+
+static int session_tostring(lua_State *L) {
+  const lua_pg_session *self = luaL_checkudata(L, 1, LUA_PG_SESSION);
+  lua_pushfstring(L, "%s of %s%s", self->transaction ? "transaction" : "connection",
+                  pg_pool_place(self->pool->pool), self->ended ? " (ended)" : "");
+  return 1;
+}
+
+void lua_pg_open_session(lua_State *L) {
+  luaL_newmetatable(L, LUA_PG_SESSION);
+  static const luaL_Reg META[] = {{"__gc", lua_pg_session_close},
+                                  {"__close", lua_pg_session_close},
+                                  {"__tostring", session_tostring},
+                                  {NULL, NULL}};
+  luaL_setfuncs(L, META, 0);
+  lua_createtable(L, 0, 16);
+  lua_pg_add_queries(L, true);
+  static const luaL_Reg METHODS[] = {{"transaction", lua_pg_session_transaction},
+                                     {"on_commit", lua_pg_on_commit},
+                                     {"close", lua_pg_session_close},
+                                     {NULL, NULL}};
+  luaL_setfuncs(L, METHODS, 0);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+}

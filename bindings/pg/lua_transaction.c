@@ -1,0 +1,306 @@
+/* lua_transaction.c: a function in a transaction, a function in a savepoint.
+ *
+ * BEGIN travels in front of the first statement, in its segment, so an empty transaction costs
+ * nothing and a short one a round trip less. Where the function raises, ROLLBACK is waited for; where
+ * its task is cancelled, the session's __close gives the connection back, and the pool rolls it back
+ * before anybody else gets it. A lost answer to COMMIT is an outcome of its own. */
+#include "pg/lua_pg.h"
+#include <stdio.h>
+#include <string.h>
+#include <lauxlib.h>
+#include "base/lua_error.h"
+#include "base/lua_options.h"
+
+/* Stack of pool:transaction. Above RAN are the function's results or its error. */
+enum { SELF = 1, FUNCTION, OPTIONS, SESSION, HANDLER, RAN = HANDLER };
+
+static const char *isolation_level(lua_State *L, const char *name) {
+  static const char *const LEVELS[] = {"serializable", "repeatable read", "read committed",
+                                       "read uncommitted", NULL};
+  for (int i = 0; LEVELS[i] != NULL; i++)
+    if (strcmp(name, LEVELS[i]) == 0) return LEVELS[i];
+  err_raisef(L, ERR_VALIDATION, "database",
+             "transaction: isolation is \"serializable\", \"repeatable read\" or \"read committed\", "
+             "got \"%s\"",
+             name);
+}
+
+static void read_options(lua_State *L, lua_pg_session *session) {
+  static const char *const NAMES[] = {"isolation", "read_only", "deferrable", "retries", NULL};
+  opt_check(L, OPTIONS, "transaction", NAMES);
+  lua_Integer retries = 10;
+  bool read_only = false, deferrable = false;
+  const char *isolation = NULL;
+  if (!lua_isnoneornil(L, OPTIONS)) {
+    opt_integer(L, OPTIONS, "transaction", "retries", 0, 1000, &retries);
+    opt_boolean(L, OPTIONS, "transaction", "read_only", &read_only);
+    opt_boolean(L, OPTIONS, "transaction", "deferrable", &deferrable);
+    opt_string(L, OPTIONS, "transaction", "isolation", &isolation, NULL);
+  }
+  if (isolation != NULL) isolation = isolation_level(L, isolation);
+  session->retries = (int)retries;
+  snprintf(session->begin, sizeof session->begin, "BEGIN%s%s%s%s",
+           isolation != NULL ? " ISOLATION LEVEL " : "", isolation != NULL ? isolation : "",
+           read_only ? " READ ONLY" : "", deferrable ? " DEFERRABLE" : "");
+}
+
+static int ran(lua_State *L, int status, lua_KContext context);
+
+static int run(lua_State *L) {
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  pg_conn *conn = lua_pg_session_conn(session);
+  lua_settop(L, HANDLER);
+  if (session->depth == 0)
+    snprintf(conn->begin, sizeof conn->begin, "%s", session->begin);
+  session->ended = false;
+  lua_pushvalue(L, FUNCTION);
+  lua_pushvalue(L, SESSION);
+  return ran(L, lua_pcallk(L, 1, LUA_MULTRET, HANDLER, 0, ran), 0);
+}
+
+/* The list of on_commit functions, made where there is none. */
+static void push_hooks(lua_State *L, int session) {
+  lua_pushvalue(L, session);
+  const lua_pg_session *at = lua_touserdata(L, -1);
+  while (at->outer != NULL) {
+    lua_getiuservalue(L, -1, 3);
+    lua_remove(L, -2);
+    at = lua_touserdata(L, -1);
+  }
+  if (lua_getiuservalue(L, -1, 2) == LUA_TNIL) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, -3, 2);
+  }
+  lua_remove(L, -2);
+}
+
+/* Forgets the functions that were registered after the first `keep`. */
+static void drop_hooks(lua_State *L, int session, lua_Integer keep) {
+  push_hooks(L, session);
+  for (lua_Integer n = (lua_Integer)lua_rawlen(L, -1); n > keep; n--) {
+    lua_pushnil(L);
+    lua_rawseti(L, -2, n);
+  }
+  lua_pop(L, 1);
+}
+
+/* The transaction is over: its connection goes back to whom it came from. */
+static void end_session(lua_State *L) {
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  session->ended = true;
+  lua_pg_session_return(session);
+}
+
+static int return_results(lua_State *L) {
+  return lua_gettop(L) - RAN;
+}
+
+/* Runs the i-th function that waits for the commit, then the rest; results stay below. */
+static int run_hooks(lua_State *L, int status, lua_KContext i) {
+  (void)status;
+  push_hooks(L, SESSION);
+  for (;;) {
+    int type = lua_rawgeti(L, -1, (lua_Integer)++i);
+    if (type == LUA_TNIL) break;
+    lua_insert(L, -2); // stack: ..., function, hooks
+    lua_pop(L, 1);
+    lua_callk(L, 0, 0, i, run_hooks);
+    push_hooks(L, SESSION);
+  }
+  lua_pop(L, 2);
+  return return_results(L);
+}
+
+static int committed(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  const char *tag = lua_pg_command_tag(L, session);
+  bool rolled_back = strcmp(tag, "ROLLBACK") == 0;
+  end_session(L);
+  if (rolled_back)
+    err_raise(L, &(err_info){.kind = ERR_DATABASE,
+                             .source = "database",
+                             .code = "25P02",
+                             .message = "the transaction was rolled back: a statement in it had "
+                                        "failed, and its error was caught; nest tx:transaction "
+                                        "around what may fail"});
+  return run_hooks(L, LUA_OK, 0);
+}
+
+static int released(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  lua_pg_command_tag(L, session);
+  session->ended = true;
+  return return_results(L);
+}
+
+/* The error on top stands for a conflict that another try may not meet. */
+static bool worth_a_rerun(lua_State *L, const lua_pg_session *session) {
+  if (session->depth > 0 || session->attempts >= session->retries || !err_is(L, -1)) return false;
+  lua_getfield(L, -1, "code");
+  const char *code = lua_tostring(L, -1);
+  bool worth = code != NULL && (strcmp(code, "40001") == 0 || strcmp(code, "40P01") == 0);
+  lua_pop(L, 1);
+  return worth;
+}
+
+static void on_pause_over(void *data) {
+  lua_pg_session *session = data;
+  session->pause = NULL;
+  task_wake(session->paused);
+}
+
+static void abandon_pause(void *data) {
+  lua_pg_session *session = data;
+  loop_timer_stop(pg_pool_loop(session->pool->pool), session->pause);
+  session->pause = NULL;
+}
+
+static int rested(lua_State *L, int status, lua_KContext context) { // stack: ..., error
+  (void)status;
+  (void)context;
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  if (lua_pg_session_conn(session) == NULL) return lua_error(L); /* lost meanwhile */
+  drop_hooks(L, SESSION, 0);
+  return run(L);
+}
+
+static int rolled_back(lua_State *L, int status, lua_KContext context) { // stack: ..., error
+  (void)status;
+  (void)context;
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  pg_request *r = session->command;
+  session->command = NULL;
+  pg_request_release(r);
+  if (!worth_a_rerun(L, session) || lua_pg_session_conn(session) == NULL) {
+    end_session(L);
+    return lua_error(L);
+  }
+  session->attempts++;
+  double most = 0.002 * (double)(1 << (session->attempts < 7 ? session->attempts : 7));
+  double seconds = most * ((double)(uv_hrtime() % 1000) / 1000);
+  session->paused = task_wait_begin(L, "the transaction's next try");
+  session->pause =
+      loop_timer_start(pg_pool_loop(session->pool->pool), seconds, on_pause_over, session);
+  return task_wait(L, session->paused, abandon_pause, session, 0, rested);
+}
+
+/* The error on top is an interrupt of the task, which waits for nobody. */
+static bool is_interrupt(lua_State *L) {
+  if (!err_is(L, -1)) return true;
+  lua_getfield(L, -1, "kind");
+  const char *kind = lua_tostring(L, -1);
+  bool interrupt = kind != NULL && strcmp(kind, ERR_CANCELLED) == 0;
+  lua_pop(L, 1);
+  return interrupt;
+}
+
+/* The function raised: the error is on top. */
+static int failed(lua_State *L) {
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  pg_conn *conn = lua_pg_session_conn(session);
+  session->ended = true;
+  if (session->depth > 0) {
+    drop_hooks(L, SESSION, session->hooks);
+    if (conn != NULL) /* goes in front of the next statement, or of COMMIT */
+      snprintf(conn->begin, sizeof conn->begin, "ROLLBACK TO SAVEPOINT nebula_%d", session->depth);
+    return lua_error(L);
+  }
+  if (conn == NULL || conn->begin[0] == 'B' || is_interrupt(L)) {
+    end_session(L);
+    return lua_error(L);
+  }
+  conn->begin[0] = '\0';
+  return lua_pg_command(L, session, "ROLLBACK", "ROLLBACK", 0, rolled_back);
+}
+
+static int ran(lua_State *L, int status, lua_KContext context) {
+  (void)context;
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  if (status != LUA_OK && status != LUA_YIELD) return failed(L);
+  pg_conn *conn = lua_pg_check_conn(L, session, "COMMIT");
+  if (session->depth > 0) {
+    char sql[64];
+    snprintf(sql, sizeof sql, "RELEASE SAVEPOINT nebula_%d", session->depth);
+    return lua_pg_command(L, session, sql, "RELEASE SAVEPOINT", 0, released);
+  }
+  if (conn->begin[0] == 'B') { /* nothing was sent */
+    conn->begin[0] = '\0';
+    end_session(L);
+    return run_hooks(L, LUA_OK, 0);
+  }
+  return lua_pg_command(L, session, "COMMIT", "COMMIT", 0, committed);
+}
+
+static int started(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  lua_pg_acquired(L, lua_touserdata(L, SESSION));
+  lua_pushcfunction(L, err_handler);
+  return run(L);
+}
+
+int lua_pg_pool_transaction(lua_State *L) {
+  lua_pg_check_pool(L, SELF, "pool:transaction");
+  luaL_checktype(L, FUNCTION, LUA_TFUNCTION);
+  lua_settop(L, OPTIONS);
+  lua_pg_session *session = lua_pg_push_session(L, SELF);
+  session->transaction = true;
+  read_options(L, session);
+  lua_toclose(L, SESSION);
+  return lua_pg_acquire(L, SESSION, "pool:transaction", 0, started);
+}
+
+static int savepoint_set(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  lua_pg_command_tag(L, lua_touserdata(L, SESSION));
+  lua_pushcfunction(L, err_handler);
+  return run(L);
+}
+
+int lua_pg_session_transaction(lua_State *L) {
+  lua_pg_session *outer = lua_pg_check_session(L, SELF, "transaction");
+  luaL_checktype(L, FUNCTION, LUA_TFUNCTION);
+  lua_settop(L, OPTIONS);
+  lua_getiuservalue(L, SELF, 1); // stack: outer, function, options, pool
+  lua_pg_session *session = lua_pg_push_session(L, -1);
+  lua_replace(L, SESSION);
+  session->transaction = true;
+  read_options(L, session);
+  lua_pushvalue(L, SELF);
+  lua_setiuservalue(L, SESSION, 3);
+  session->outer = outer;
+  lua_toclose(L, SESSION);
+  if (!outer->transaction) { /* an acquired connection: a transaction of its own */
+    if (outer->in_transaction)
+      err_raisef(L, ERR_VALIDATION, "database",
+                 "transaction: this connection is in one already: nest the transaction's own handle");
+    outer->in_transaction = true;
+    lua_pushcfunction(L, err_handler);
+    return run(L);
+  }
+  session->depth = outer->depth + 1;
+  push_hooks(L, SESSION);
+  session->hooks = (lua_Integer)lua_rawlen(L, -1);
+  lua_pop(L, 1);
+  char sql[48];
+  snprintf(sql, sizeof sql, "SAVEPOINT nebula_%d", session->depth);
+  return lua_pg_command(L, session, sql, "SAVEPOINT", 0, savepoint_set);
+}
+
+int lua_pg_on_commit(lua_State *L) {
+  lua_pg_session *session = lua_pg_check_session(L, 1, "on_commit");
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  if (!session->transaction)
+    err_raisef(L, ERR_VALIDATION, "database", "on_commit: this connection is in no transaction");
+  push_hooks(L, 1);
+  lua_pushvalue(L, 2);
+  lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+  return 0;
+}

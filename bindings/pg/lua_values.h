@@ -1,0 +1,24 @@
+/* lua_values.h: pieces of decoding, for the glue that hands rows out one by one. */
+#ifndef NEBULA_LUA_PG_VALUES_H
+#define NEBULA_LUA_PG_VALUES_H
+
+#include <libpq-fe.h>
+#include <lua.h>
+
+/* Pushes the value that the type's text means. */
+void lua_pg_push_text(lua_State *L, Oid type, const char *text, size_t length);
+
+/* Pushes the table of an array's text; NULL elements are nebula.null. */
+void lua_pg_push_array(lua_State *L, Oid element, const char *text, size_t length);
+
+/* Pushes the names of the columns, one stack slot each. */
+void lua_pg_push_names(lua_State *L, const PGresult *result);
+
+/* Pushes the table of a row; `names` is the index of the first name. */
+void lua_pg_push_row(lua_State *L, const PGresult *result, int row, int names);
+
+/* Appends the table at index in PostgreSQL's array syntax. */
+struct lua_pg_pool;
+void lua_pg_write_array(lua_State *L, struct lua_pg_pool *pool, int index, Oid element, int depth);
+
+#endif
