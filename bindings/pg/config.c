@@ -6,9 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What decoding and cancelling rely on; given in the startup packet, so that a RESET returns here. */
-#define PINS \
-  "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex " \
+/* What decoding and cancelling rely on; given in the startup packet, so that a RESET returns here.
+ */
+#define PINS                                                                                       \
+  "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex "            \
   "-c extra_float_digits=1"
 
 #define READ_ONLY " -c default_transaction_read_only=on"
@@ -125,7 +126,8 @@ static bool split_hosts(pg_config *self) {
   if (hosts == NULL) hosts = "";
   if (ports == NULL) ports = "";
   size_t n = 1;
-  for (const char *p = hosts; *p != '\0'; p++) n += *p == ',';
+  for (const char *p = hosts; *p != '\0'; p++)
+    n += *p == ',';
   self->hosts = calloc(n, sizeof *self->hosts);
   self->ports = calloc(n, sizeof *self->ports);
   self->names = calloc(n, sizeof *self->names);
@@ -140,7 +142,9 @@ static bool split_hosts(pg_config *self) {
   }
   const char *database = find(self, "dbname"), *user = find(self, "user");
   snprintf(self->place, sizeof self->place, "%.40s on %.60s%s%.10s",
-           database != NULL ? database : user != NULL ? user : "postgres",
+           database != NULL ? database
+           : user != NULL   ? user
+                            : "postgres",
            *hosts != '\0' ? hosts : "the local socket", *ports != '\0' ? ":" : "", ports);
   return true;
 }
@@ -177,9 +181,10 @@ static bool pin(pg_config *self, bool by_options, bool read_only) {
 /* libpq's complaint up to the first quotation, which could hold the password. */
 static void explain(char message[PG_CONFIG_MESSAGE], const char *complaint) {
   size_t n = complaint != NULL ? strcspn(complaint, "\"\n") : 0;
-  snprintf(message, PG_CONFIG_MESSAGE,
-           "the connection URL is malformed%s%.*s; it looks like postgresql://user@host:5432/database",
-           n > 0 ? ": " : "", (int)(n < 100 ? n : 100), complaint != NULL ? complaint : "");
+  snprintf(
+      message, PG_CONFIG_MESSAGE,
+      "the connection URL is malformed%s%.*s; it looks like postgresql://user@host:5432/database",
+      n > 0 ? ": " : "", (int)(n < 100 ? n : 100), complaint != NULL ? complaint : "");
 }
 
 pg_config *pg_config_parse(const char *url, bool pin_by_options, bool read_only,
@@ -219,7 +224,8 @@ static bool append(char **list, size_t *length, const char *text, bool first) {
 }
 
 /* One entry in each of the three lists for every address of every host. */
-static bool expand(const pg_config *self, struct addrinfo *const addresses[], pg_config_params *out) {
+static bool expand(const pg_config *self, struct addrinfo *const addresses[],
+                   pg_config_params *out) {
   size_t hosts = 0, addrs = 0, ports = 0;
   bool first = true;
   for (size_t i = 0; i < self->nhosts; i++) {
@@ -227,8 +233,8 @@ static bool expand(const pg_config *self, struct addrinfo *const addresses[], pg
     if (at == NULL && self->names[i]) continue; /* it could not be resolved */
     do {
       char text[64] = "";
-      if (at != NULL && getnameinfo(at->ai_addr, at->ai_addrlen, text, sizeof text, NULL, 0,
-                                    NI_NUMERICHOST) != 0)
+      if (at != NULL &&
+          getnameinfo(at->ai_addr, at->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST) != 0)
         text[0] = '\0';
       if (!append(&out->host, &hosts, self->hosts[i], first) ||
           !append(&out->hostaddr, &addrs, text, first) ||
@@ -245,11 +251,11 @@ bool pg_config_params_make(const pg_config *self, struct addrinfo *const address
                            pg_config_params *out) {
   *out = (pg_config_params){0};
   bool resolved = false;
-  for (size_t i = 0; i < self->nhosts; i++) resolved = resolved || addresses[i] != NULL;
+  for (size_t i = 0; i < self->nhosts; i++)
+    resolved = resolved || addresses[i] != NULL;
   out->keywords = calloc(self->count + 4, sizeof *out->keywords);
   out->values = calloc(self->count + 4, sizeof *out->values);
-  if (out->keywords == NULL || out->values == NULL ||
-      (resolved && !expand(self, addresses, out))) {
+  if (out->keywords == NULL || out->values == NULL || (resolved && !expand(self, addresses, out))) {
     pg_config_params_free(out);
     return false;
   }

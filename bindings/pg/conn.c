@@ -33,11 +33,14 @@ static void answer_all(pg_conn *self, pg_outcome outcome, const char *message) {
     pg_request *r = self->sent.first;
     r->fatal_seen = fatal = fatal || r->fatal_seen;
     pg_outcome how = outcome;
-    if (r->fatal_seen && r->result != NULL) how = PG_OUTCOME_ERROR;
-    else if (outcome == PG_OUTCOME_LOST && may_have_run(r)) how = PG_OUTCOME_UNKNOWN;
+    if (r->fatal_seen && r->result != NULL)
+      how = PG_OUTCOME_ERROR;
+    else if (outcome == PG_OUTCOME_LOST && may_have_run(r))
+      how = PG_OUTCOME_UNKNOWN;
     retire(r, how, message);
   }
-  while (self->pending.first != NULL) retire(self->pending.first, outcome, message);
+  while (self->pending.first != NULL)
+    retire(self->pending.first, outcome, message);
 }
 
 static void shut(pg_conn *self, pg_outcome outcome, const char *message) {
@@ -65,7 +68,8 @@ void pg_conn_fail(pg_conn *self, const char *message, const PGresult *result) {
   if (code != NULL) snprintf(self->code, sizeof self->code, "%s", code);
   if (message != NULL) {
     size_t n = strlen(message);
-    while (n > 0 && (message[n - 1] == '\n' || message[n - 1] == ' ')) n--;
+    while (n > 0 && (message[n - 1] == '\n' || message[n - 1] == ' '))
+      n--;
     snprintf(self->error, sizeof self->error, "%.*s", (int)n, message);
     for (char *p = self->error; *p != '\0'; p++)
       if (*p == '\n' || *p == '\t') *p = ' ';

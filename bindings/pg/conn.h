@@ -1,8 +1,8 @@
 /* conn.h: one connection to a server, on the loop.
  *
  * Names are resolved on libuv's threads, libpq connects without blocking, and from then on the
- * connection stays in libpq's pipeline mode: each request is a segment with a Sync of its own, so an
- * error ends at its Sync and never touches a neighbour. Scripts and COPY leave pipeline mode for
+ * connection stays in libpq's pipeline mode: each request is a segment with a Sync of its own, so
+ * an error ends at its Sync and never touches a neighbour. Scripts and COPY leave pipeline mode for
  * their time. Requests are answered in order.
  *
  * The pool decides what is sent where; a connection only carries it. It reports through
@@ -58,21 +58,21 @@ struct pg_conn {
 
   /* For the pool. */
   size_t index;
-  bool held;     /* by a session, a transaction or a request that runs alone */
-  bool reserved; /* takes no more shared requests, so that it becomes idle */
-  bool evict;    /* close it as soon as it is idle */
-  bool dirty;    /* a session may have changed its settings */
-  bool rolling;  /* a ROLLBACK runs before it is given back */
+  bool held;       /* by a session, a transaction or a request that runs alone */
+  bool reserved;   /* takes no more shared requests, so that it becomes idle */
+  bool evict;      /* close it as soon as it is idle */
+  bool dirty;      /* a session may have changed its settings */
+  bool rolling;    /* a ROLLBACK runs before it is given back */
   char begin[160]; /* sent in front of the next request, in its segment */
   uint64_t created_ms, idle_ms, held_ms, expires_ms, settled_ns;
   pg_conn **held_by; /* the holder's pointer, cleared where the connection is lost */
   uint64_t holder;   /* the task that holds it */
-  char where[64];  /* where it was taken */
+  char where[64];    /* where it was taken */
 };
 
 /* Starts to connect; NULL on a lack of memory. prepared_max 0 turns the statement cache off. */
-pg_conn *pg_conn_open(loop *on, const pg_config *config, const pg_conn_events *events, pg_pool *pool,
-                      double timeout, size_t prepared_max);
+pg_conn *pg_conn_open(loop *on, const pg_config *config, const pg_conn_events *events,
+                      pg_pool *pool, double timeout, size_t prepared_max);
 
 /* Sends a request, behind those sent before. The connection takes a reference. */
 void pg_conn_send(pg_conn *self, pg_request *request);

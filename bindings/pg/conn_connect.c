@@ -44,8 +44,10 @@ static void on_ready(uv_poll_t *handle, int status, int events) {
 void pg_conn_watch(pg_conn *self, int events) {
   if (self->poll == NULL || events == self->polled) return;
   self->polled = events;
-  if (events == 0) uv_poll_stop(self->poll);
-  else uv_poll_start(self->poll, events, on_ready);
+  if (events == 0)
+    uv_poll_stop(self->poll);
+  else
+    uv_poll_start(self->poll, events, on_ready);
 }
 
 static void ignore_notice(void *data, const PGresult *result) {
@@ -83,13 +85,16 @@ static void on_handshake(uv_poll_t *handle, int status, int events) {
   (void)events;
   pg_conn *self = handle->data;
   if (self == NULL) return;
-  if (status < 0) pg_conn_fail(self, uv_strerror(status), NULL);
-  else step(self);
+  if (status < 0)
+    pg_conn_fail(self, uv_strerror(status), NULL);
+  else
+    step(self);
 }
 
 static void free_addresses(pg_conn *self) {
   if (self->addresses == NULL) return;
-  for (size_t i = 0; i < pg_config_hosts(self->config); i++) uv_freeaddrinfo(self->addresses[i]);
+  for (size_t i = 0; i < pg_config_hosts(self->config); i++)
+    uv_freeaddrinfo(self->addresses[i]);
   free(self->addresses);
   self->addresses = NULL;
 }
@@ -116,8 +121,10 @@ static void start(pg_conn *self) {
   pg_config_params_free(&params);
   free_addresses(self);
   if (self->pg != NULL) PQsetErrorVerbosity(self->pg, PQERRORS_VERBOSE); /* to see the SQLSTATE */
-  if (self->pg == NULL) pg_conn_fail(self, "out of memory", NULL);
-  else if (PQstatus(self->pg) == CONNECTION_BAD) pg_conn_fail(self, PQerrorMessage(self->pg), NULL);
+  if (self->pg == NULL)
+    pg_conn_fail(self, "out of memory", NULL);
+  else if (PQstatus(self->pg) == CONNECTION_BAD)
+    pg_conn_fail(self, PQerrorMessage(self->pg), NULL);
   else if (!rewatch(self, UV_WRITABLE, on_handshake))
     pg_conn_fail(self, "out of memory, or of file descriptors", NULL);
 }
@@ -156,8 +163,10 @@ static void resolve_next(pg_conn *self) {
   self->resolver.data = self;
   int failed = uv_getaddrinfo(&self->loop->uv, &self->resolver, on_resolved,
                               pg_config_host(self->config, self->resolved), NULL, &hints);
-  if (failed != 0) pg_conn_fail(self, uv_strerror(failed), NULL);
-  else self->resolving = true;
+  if (failed != 0)
+    pg_conn_fail(self, uv_strerror(failed), NULL);
+  else
+    self->resolving = true;
 }
 
 static void on_timeout(void *data) {
@@ -193,8 +202,8 @@ static void on_start(void *data) {
   resolve_next(self);
 }
 
-pg_conn *pg_conn_open(loop *on, const pg_config *config, const pg_conn_events *events, pg_pool *pool,
-                      double timeout, size_t prepared_max) {
+pg_conn *pg_conn_open(loop *on, const pg_config *config, const pg_conn_events *events,
+                      pg_pool *pool, double timeout, size_t prepared_max) {
   pg_conn *self = calloc(1, sizeof *self);
   if (self == NULL) return NULL;
   self->loop = on;

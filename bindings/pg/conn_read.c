@@ -13,8 +13,8 @@ static const char *sqlstate(const PGresult *result) {
   return code != NULL ? code : "";
 }
 
-/* The server refused before it ran anything, because its plan or its name for the statement is gone:
- * worth one more try with a fresh Parse, unless a transaction was aborted by it. */
+/* The server refused before it ran anything, because its plan or its name for the statement is
+ * gone: worth one more try with a fresh Parse, unless a transaction was aborted by it. */
 static bool is_stale(const pg_conn *self, const pg_request *r) {
   if (r->retried || r->kind != PG_REQUEST_EXECUTE || self->prepared == NULL || r->finished)
     return false;
@@ -67,11 +67,14 @@ static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
   }
   int step = r->seen++;
   if (status == PGRES_FATAL_ERROR || status == PGRES_BAD_RESPONSE) {
-    if (r->finished && !r->abandoned) PQclear(result);
-    else note_error(self, r, result);
+    if (r->finished && !r->abandoned)
+      PQclear(result);
+    else
+      note_error(self, r, result);
     return;
   }
-  bool keep = step >= r->skip && status != PGRES_PIPELINE_ABORTED && !r->finished && !is_error(r->result);
+  bool keep =
+      step >= r->skip && status != PGRES_PIPELINE_ABORTED && !r->finished && !is_error(r->result);
   if (!keep) {
     PQclear(result);
     return;
@@ -118,7 +121,8 @@ static void end_head(pg_conn *self) {
   pg_request_release(r);
 }
 
-/* Counts what waits on the socket against the head's limit. False where the connection was closed. */
+/* Counts what waits on the socket against the head's limit. False where the connection was closed.
+ */
 static bool within_limit(pg_conn *self) {
   pg_request *r = self->sent.first;
   if (r == NULL || r->streaming || r->max_bytes == 0 || r->bytes++ == 0) return true;
@@ -153,8 +157,10 @@ static bool drain(pg_conn *self) {
     PGresult *result = PQgetResult(self->pg);
     if (result == NULL) {
       if (r->streaming) PQsetSingleRowMode(self->pg);
-      if (!self->pipeline) end_head(self);
-      else if (++nulls > 2) return false;
+      if (!self->pipeline)
+        end_head(self);
+      else if (++nulls > 2)
+        return false;
       if (!self->pipeline) pg_conn_advance(self);
       continue;
     }

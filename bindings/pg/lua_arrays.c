@@ -36,7 +36,8 @@ static void push_quoted(lua_State *L, reader *r) {
  * element does not, so it is copied. */
 static void push_bare(lua_State *L, reader *r) {
   const char *from = r->at;
-  while (r->at < r->end && *r->at != ',' && *r->at != '}') r->at++;
+  while (r->at < r->end && *r->at != ',' && *r->at != '}')
+    r->at++;
   size_t length = (size_t)(r->at - from);
   if (length == 4 && memcmp(from, "NULL", 4) == 0) {
     json_push_null(L);
@@ -53,9 +54,12 @@ static void push_level(lua_State *L, reader *r) {
   json_mark_array(L, -1);
   r->at++; /* { */
   for (lua_Integer i = 1; r->at < r->end && *r->at != '}'; i++) {
-    if (*r->at == '{') push_level(L, r);
-    else if (*r->at == '"') push_quoted(L, r);
-    else push_bare(L, r);
+    if (*r->at == '{')
+      push_level(L, r);
+    else if (*r->at == '"')
+      push_quoted(L, r);
+    else
+      push_bare(L, r);
     lua_rawseti(L, -2, i);
     if (r->at < r->end && *r->at == ',') r->at++;
   }
@@ -68,8 +72,10 @@ void lua_pg_push_array(lua_State *L, Oid element, const char *text, size_t lengt
     const char *equals = memchr(text, '=', length);
     if (equals != NULL) r.at = equals + 1;
   }
-  if (r.at >= r.end || *r.at != '{') lua_pushlstring(L, text, length);
-  else push_level(L, &r);
+  if (r.at >= r.end || *r.at != '{')
+    lua_pushlstring(L, text, length);
+  else
+    push_level(L, &r);
 }
 
 static void append(lua_State *L, json_buffer *out, const char *text, size_t length) {
@@ -126,8 +132,7 @@ static void append_element(lua_State *L, lua_pg_pool *pool, int index, Oid eleme
 }
 
 void lua_pg_write_array(lua_State *L, lua_pg_pool *pool, int index, Oid element, int depth) {
-  if (depth > 6)
-    err_raisef(L, ERR_VALIDATION, "database", "an array has six dimensions at most");
+  if (depth > 6) err_raisef(L, ERR_VALIDATION, "database", "an array has six dimensions at most");
   luaL_checkstack(L, 6, "array");
   index = lua_absindex(L, index);
   lua_Integer n = (lua_Integer)lua_rawlen(L, index);

@@ -97,13 +97,14 @@ static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request
   switch (r->outcome) {
   case PG_OUTCOME_LOST:
     push(L, ERR_DATABASE, "08006", true,
-         lua_pushfstring(L, "the connection to %s was lost before the statement was done: %s", place,
-                         why));
+         lua_pushfstring(L, "the connection to %s was lost before the statement was done: %s",
+                         place, why));
     break;
   case PG_OUTCOME_UNKNOWN:
     push(L, ERR_UNKNOWN_OUTCOME, "08007", false,
-         lua_pushfstring(L, "the connection to %s was lost before the answer came: the statement may "
-                            "have been done or not; look before you do it again: %s",
+         lua_pushfstring(L,
+                         "the connection to %s was lost before the answer came: the statement may "
+                         "have been done or not; look before you do it again: %s",
                          place, why));
     break;
   case PG_OUTCOME_CONNECT:
@@ -117,11 +118,14 @@ static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request
     break;
   case PG_OUTCOME_LIMIT:
     push(L, ERR_LIMIT, NULL, false,
-         lua_pushfstring(L, "the result is larger than max_bytes (%d): stream it with :rows, ask for "
-                            "less, or raise the limit",
+         lua_pushfstring(L,
+                         "the result is larger than max_bytes (%d): stream it with :rows, ask for "
+                         "less, or raise the limit",
                          (int)r->max_bytes));
     break;
-  case PG_OUTCOME_CLOSED: push(L, ERR_POOL, NULL, false, *why != '\0' ? why : "the pool is closed"); break;
+  case PG_OUTCOME_CLOSED:
+    push(L, ERR_POOL, NULL, false, *why != '\0' ? why : "the pool is closed");
+    break;
   case PG_OUTCOME_OK:
   case PG_OUTCOME_ERROR:
   case PG_OUTCOME_MEMORY: push(L, ERR_LIMIT, NULL, false, "not enough memory"); break;
@@ -132,7 +136,8 @@ void lua_pg_fail(lua_State *L, lua_pg_pool *pool, pg_request *request) {
   if (request->result != NULL && PQresultStatus(request->result) == PGRES_FATAL_ERROR &&
       request->outcome == PG_OUTCOME_ERROR)
     push_server_error(L, request);
-  else push_outcome(L, pool, request);
+  else
+    push_outcome(L, pool, request);
   if (pool->decoding == request) pool->decoding = NULL;
   pg_request_release(request);
   lua_error(L);

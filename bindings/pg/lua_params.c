@@ -30,8 +30,10 @@ const char *lua_pg_scalar(lua_State *L, int index, Oid type, char scratch[PG_REQ
     *length = strlen(text);
     return text;
   case LUA_TNUMBER:
-    if (lua_isinteger(L, index)) *length = json_integer_format(lua_tointeger(L, index), scratch);
-    else *length = format_float(lua_tonumber(L, index), type, scratch);
+    if (lua_isinteger(L, index))
+      *length = json_integer_format(lua_tointeger(L, index), scratch);
+    else
+      *length = format_float(lua_tonumber(L, index), type, scratch);
     scratch[*length] = '\0';
     return scratch;
   case LUA_TSTRING:
@@ -60,7 +62,8 @@ static void set_json(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, int 
   set_bytes(L, r, i, pool->buffer.data, pool->buffer.length);
 }
 
-static void set_array(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, int index, Oid element) {
+static void set_array(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, int index,
+                      Oid element) {
   json_buffer_reset(&pool->buffer, 1 << 16);
   lua_pg_write_array(L, pool, index, element, 1);
   set_bytes(L, r, i, pool->buffer.data, pool->buffer.length);
@@ -75,7 +78,8 @@ static void set_binary(lua_State *L, pg_request *r, int i, int index) {
   r->formats[i] = 1;
 }
 
-static void set_wrapped(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, int index, Oid type) {
+static void set_wrapped(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, int index,
+                        Oid type) {
   int kind = *(int *)lua_touserdata(L, index);
   lua_getiuservalue(L, index, 1);
   int value = lua_gettop(L);
@@ -93,8 +97,10 @@ static void set_wrapped(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, i
 
 static void set_table(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, int index, Oid type) {
   Oid element = pg_type_element(type);
-  if (type == PG_JSON || type == PG_JSONB) set_json(L, pool, r, i, index);
-  else if (element != 0 || type >= 16384) set_array(L, pool, r, i, index, element);
+  if (type == PG_JSON || type == PG_JSONB)
+    set_json(L, pool, r, i, index);
+  else if (element != 0 || type >= 16384)
+    set_array(L, pool, r, i, index, element);
   else
     err_raisef(L, ERR_VALIDATION, "database",
                "parameter %d is a table, but the statement wants %s there; cast it ($%d::jsonb) or "
@@ -102,7 +108,8 @@ static void set_table(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, int
                i + 1, pg_type_name(type) != NULL ? pg_type_name(type) : "a scalar", i + 1);
 }
 
-static void set_parameter(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, int index, Oid type) {
+static void set_parameter(lua_State *L, lua_pg_pool *pool, pg_request *r, int i, int index,
+                          Oid type) {
   size_t length;
   int kind = lua_type(L, index);
   if (kind == LUA_TNIL || json_is_null(L, index)) return;
@@ -117,19 +124,22 @@ static void set_parameter(lua_State *L, lua_pg_pool *pool, pg_request *r, int i,
   char own[PG_REQUEST_SCRATCH];
   char *scratch = r->nparams <= PG_REQUEST_INLINE ? r->scratch[i] : own;
   const char *text = lua_pg_scalar(L, index, type, scratch, &length);
-  if (text == own) set_bytes(L, r, i, own, length);
-  else if (text != NULL) r->values[i] = text;
+  if (text == own)
+    set_bytes(L, r, i, own, length);
+  else if (text != NULL)
+    r->values[i] = text;
   else if (kind == LUA_TUSERDATA && luaL_testudata(L, index, LUA_PG_VALUE) != NULL)
     set_wrapped(L, pool, r, i, index, type);
   else
-    err_raisef(L, ERR_VALIDATION, "database", "parameter %d is a %s, which has no form in SQL", i + 1,
-               luaL_typename(L, index));
+    err_raisef(L, ERR_VALIDATION, "database", "parameter %d is a %s, which has no form in SQL",
+               i + 1, luaL_typename(L, index));
 }
 
 void lua_pg_encode(lua_State *L, lua_pg_pool *pool, pg_request *request, int first, int count) {
   const pg_statement *s = request->statement;
   if (count > 65535)
-    err_raisef(L, ERR_LIMIT, "database", "a statement takes 65535 parameters at most, got %d", count);
+    err_raisef(L, ERR_LIMIT, "database", "a statement takes 65535 parameters at most, got %d",
+               count);
   if (s->described && s->nparams != count)
     err_raisef(L, ERR_VALIDATION, "database",
                "the statement has %d parameter%s, but %d value%s given: %s", s->nparams,

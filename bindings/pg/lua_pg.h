@@ -25,14 +25,15 @@ typedef struct lua_pg_pool {
 
 /* A connection held by a script: from acquire, or for a transaction. */
 typedef struct lua_pg_session {
-  lua_pg_pool *pool; /* kept by user value 1 */
-  pg_conn *conn;     /* NULL where it was lost or given back */
+  lua_pg_pool *pool;            /* kept by user value 1 */
+  pg_conn *conn;                /* NULL where it was lost or given back */
   struct lua_pg_session *outer; /* whose connection this one uses: kept by user value 3 */
   bool transaction, ended;
   bool in_transaction; /* an acquired session that runs :transaction */
   int attempts, retries;
   int depth; /* 0: a transaction; above: a savepoint */
-  lua_Integer hooks; /* on_commit functions before this savepoint; in user value 2 of the outermost */
+  lua_Integer
+      hooks; /* on_commit functions before this savepoint; in user value 2 of the outermost */
   pg_request *command; /* that is waited for */
   loop_timer *pause;   /* before another try */
   task_ticket paused;
@@ -71,7 +72,7 @@ void lua_pg_session_return(lua_pg_session *session);
 int lua_pg_session_close(lua_State *L);
 
 /* ---- lua_query.c ---- */
-int lua_pg_pool_query(lua_State *L);    /* upvalue 1: the shape, 2: the call's name */
+int lua_pg_pool_query(lua_State *L); /* upvalue 1: the shape, 2: the call's name */
 int lua_pg_session_query(lua_State *L);
 
 /* Sends a text without parameters on a held connection and waits for its end. */

@@ -52,7 +52,8 @@ static void read_options(lua_State *L, lua_pg_pool *self, pg_pool_options *optio
   opt_boolean(L, 1, CALL, "read_only", &options->read_only);
   opt_duration(L, 1, CALL, "statement_timeout", &self->timeout);
   lua_Integer bytes;
-  if (opt_integer(L, 1, CALL, "max_bytes", 1, LUA_MAXINTEGER, &bytes)) self->max_bytes = (size_t)bytes;
+  if (opt_integer(L, 1, CALL, "max_bytes", 1, LUA_MAXINTEGER, &bytes))
+    self->max_bytes = (size_t)bytes;
   read_cache(L, options);
 }
 
@@ -61,7 +62,8 @@ static pg_config *make_config(lua_State *L, const pg_pool_options *options) {
   char message[PG_CONFIG_MESSAGE];
   opt_string(L, 1, CALL, "url", &url, NULL);
   opt_string(L, 1, CALL, "application_name", &name, NULL);
-  pg_config *config = pg_config_parse(url, options->statement_cache > 0, options->read_only, message);
+  pg_config *config =
+      pg_config_parse(url, options->statement_cache > 0, options->read_only, message);
   if (config == NULL) err_raisef(L, ERR_CONFIG, "database", CALL ": %s", message);
   if (name != NULL && !pg_config_set(config, "application_name", name)) {
     pg_config_free(config);
@@ -72,9 +74,9 @@ static pg_config *make_config(lua_State *L, const pg_pool_options *options) {
 
 static int pg_connect(lua_State *L) {
   static const char *const NAMES[] = {
-      "url",          "max_connections",    "min_connections",  "max_size",  "min_idle",
-      "max_lifetime", "idle_timeout",       "connection_timeout", "read_only", "statement_cache",
-      "max_bytes",    "statement_timeout",  "application_name", NULL};
+      "url",          "max_connections",   "min_connections",    "max_size",  "min_idle",
+      "max_lifetime", "idle_timeout",      "connection_timeout", "read_only", "statement_cache",
+      "max_bytes",    "statement_timeout", "application_name",   NULL};
   if (lua_type(L, 1) == LUA_TSTRING) { /* pg.connect(url) */
     lua_settop(L, 1);
     lua_createtable(L, 0, 1);

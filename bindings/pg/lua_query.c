@@ -21,8 +21,9 @@ static void read_order(lua_State *L, const lua_pg_pool *pool, const char *call, 
     return;
   }
   if (!lua_istable(L, 2) || lua_rawgeti(L, 2, 1) != LUA_TSTRING)
-    err_raisef(L, ERR_VALIDATION, "database", "%s wants SQL as a string or {sql, deadline=, ...}, got %s",
-               call, luaL_typename(L, 2));
+    err_raisef(L, ERR_VALIDATION, "database",
+               "%s wants SQL as a string or {sql, deadline=, ...}, got %s", call,
+               luaL_typename(L, 2));
   out->sql = lua_tolstring(L, -1, &out->length); /* the table keeps it */
   lua_pop(L, 1);
   for (lua_pushnil(L); lua_next(L, 2) != 0; lua_pop(L, 1)) {
@@ -95,11 +96,13 @@ static void check_statement(lua_State *L, const pg_statement *s, const lua_pg_se
     err_raisef(L, ERR_VALIDATION, "database", "%s: the SQL is empty", call);
   if (s->scan.kind == PG_CLASS_COPY) refuse(L, call, s, "moves data: use copy_in or copy_out");
   if (s->scan.control && session == NULL)
-    refuse(L, call, s, "would leave a shared connection in a transaction: use :transaction, or "
-                       ":acquire a connection");
+    refuse(L, call, s,
+           "would leave a shared connection in a transaction: use :transaction, or "
+           ":acquire a connection");
   if (s->scan.control && (session->transaction || session->in_transaction))
-    refuse(L, call, s, "is done by :transaction itself: return to commit, raise an error to roll back, "
-                       "nest :transaction for a savepoint");
+    refuse(L, call, s,
+           "is done by :transaction itself: return to commit, raise an error to roll back, "
+           "nest :transaction for a savepoint");
   if (s->scan.statements > 1 && nparams > 0)
     err_raisef(L, ERR_VALIDATION, "database",
                "%s: %u statements in one text take no parameters: send them one by one", call,
@@ -121,9 +124,12 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
   pg_request *r = lua_pg_build(L, pool, PG_REQUEST_EXECUTE, o.sql, o.length);
   const pg_statement *s = r->statement;
   check_statement(L, s, session, nparams, call);
-  if (s->scan.statements > 1) r->kind = PG_REQUEST_SCRIPT;
-  else if (needs_types(s, nparams)) r->kind = PG_REQUEST_DESCRIBE;
-  else lua_pg_encode(L, pool, r, 3, nparams);
+  if (s->scan.statements > 1)
+    r->kind = PG_REQUEST_SCRIPT;
+  else if (needs_types(s, nparams))
+    r->kind = PG_REQUEST_DESCRIBE;
+  else
+    lua_pg_encode(L, pool, r, 3, nparams);
   r->shape = shape;
   r->alone = s->scan.kind > PG_CLASS_WRITE || r->kind != PG_REQUEST_EXECUTE;
   r->unprepared = o.unprepared;
@@ -131,10 +137,11 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
   r->timeout = o.timeout;
   r->task = task_current_id(L);
   if (session == NULL && pg_pool_would_deadlock(pool->pool, r->task))
-    err_raisef(L, ERR_POOL, "database",
-               "%s waits for a connection of the pool while this task holds all %d of them: use the "
-               "transaction's own handle, or raise max_connections",
-               call, (int)pg_pool_options_get(pool->pool)->max_connections);
+    err_raisef(
+        L, ERR_POOL, "database",
+        "%s waits for a connection of the pool while this task holds all %d of them: use the "
+        "transaction's own handle, or raise max_connections",
+        call, (int)pg_pool_options_get(pool->pool)->max_connections);
   task_ticket ticket = lua_pg_ticket(L, r, call);
   pool->building = NULL;
   if (session == NULL) {

@@ -17,19 +17,21 @@ lua_pg_session *lua_pg_push_session(lua_State *L, int pool) {
 }
 
 pg_conn *lua_pg_session_conn(const lua_pg_session *session) {
-  while (session->outer != NULL) session = session->outer;
+  while (session->outer != NULL)
+    session = session->outer;
   return session->conn;
 }
 
 pg_conn *lua_pg_check_conn(lua_State *L, const lua_pg_session *session, const char *call) {
   pg_conn *conn = lua_pg_session_conn(session);
   if (conn == NULL)
-    err_raise(L, &(err_info){.kind = ERR_DATABASE,
-                             .source = "database",
-                             .code = "08003",
-                             .retryable = true,
-                             .message = lua_pushfstring(
-                                 L, "%s: the connection was lost; begin again on another one", call)});
+    err_raise(L,
+              &(err_info){.kind = ERR_DATABASE,
+                          .source = "database",
+                          .code = "08003",
+                          .retryable = true,
+                          .message = lua_pushfstring(
+                              L, "%s: the connection was lost; begin again on another one", call)});
   return conn;
 }
 
@@ -63,7 +65,8 @@ static void undo_inner(lua_pg_session *self) {
   if (self->outer == NULL || self->ended || conn == NULL) return;
   if (self->depth > 0)
     snprintf(conn->begin, sizeof conn->begin, "ROLLBACK TO SAVEPOINT nebula_%d", self->depth);
-  else snprintf(conn->begin, sizeof conn->begin, "%s", conn->begin[0] == 'B' ? "" : "ROLLBACK");
+  else
+    snprintf(conn->begin, sizeof conn->begin, "%s", conn->begin[0] == 'B' ? "" : "ROLLBACK");
 }
 
 int lua_pg_session_close(lua_State *L) {

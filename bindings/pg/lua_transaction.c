@@ -1,9 +1,9 @@
 /* lua_transaction.c: a function in a transaction, a function in a savepoint.
  *
  * BEGIN travels in front of the first statement, in its segment, so an empty transaction costs
- * nothing and a short one a round trip less. Where the function raises, ROLLBACK is waited for; where
- * its task is cancelled, the session's __close gives the connection back, and the pool rolls it back
- * before anybody else gets it. A lost answer to COMMIT is an outcome of its own. */
+ * nothing and a short one a round trip less. Where the function raises, ROLLBACK is waited for;
+ * where its task is cancelled, the session's __close gives the connection back, and the pool rolls
+ * it back before anybody else gets it. A lost answer to COMMIT is an outcome of its own. */
 #include "pg/lua_pg.h"
 #include <stdio.h>
 #include <string.h>
@@ -19,10 +19,11 @@ static const char *isolation_level(lua_State *L, const char *name) {
                                        "read uncommitted", NULL};
   for (int i = 0; LEVELS[i] != NULL; i++)
     if (strcmp(name, LEVELS[i]) == 0) return LEVELS[i];
-  err_raisef(L, ERR_VALIDATION, "database",
-             "transaction: isolation is \"serializable\", \"repeatable read\" or \"read committed\", "
-             "got \"%s\"",
-             name);
+  err_raisef(
+      L, ERR_VALIDATION, "database",
+      "transaction: isolation is \"serializable\", \"repeatable read\" or \"read committed\", "
+      "got \"%s\"",
+      name);
 }
 
 static void read_options(lua_State *L, lua_pg_session *session) {
@@ -50,8 +51,7 @@ static int run(lua_State *L) {
   lua_pg_session *session = lua_touserdata(L, SESSION);
   pg_conn *conn = lua_pg_session_conn(session);
   lua_settop(L, HANDLER);
-  if (session->depth == 0)
-    snprintf(conn->begin, sizeof conn->begin, "%s", session->begin);
+  if (session->depth == 0) snprintf(conn->begin, sizeof conn->begin, "%s", session->begin);
   session->ended = false;
   lua_pushvalue(L, FUNCTION);
   lua_pushvalue(L, SESSION);
@@ -279,8 +279,9 @@ int lua_pg_session_transaction(lua_State *L) {
   lua_toclose(L, SESSION);
   if (!outer->transaction) { /* an acquired connection: a transaction of its own */
     if (outer->in_transaction)
-      err_raisef(L, ERR_VALIDATION, "database",
-                 "transaction: this connection is in one already: nest the transaction's own handle");
+      err_raisef(
+          L, ERR_VALIDATION, "database",
+          "transaction: this connection is in one already: nest the transaction's own handle");
     outer->in_transaction = true;
     lua_pushcfunction(L, err_handler);
     return run(L);

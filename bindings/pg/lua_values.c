@@ -14,7 +14,8 @@
 static void push_integer(lua_State *L, const char *text, size_t length) {
   bool negative = length > 0 && *text == '-';
   lua_Unsigned value = 0;
-  for (size_t i = negative; i < length; i++) value = value * 10 + (lua_Unsigned)(text[i] - '0');
+  for (size_t i = negative; i < length; i++)
+    value = value * 10 + (lua_Unsigned)(text[i] - '0');
   lua_pushinteger(L, (lua_Integer)(negative ? 0 - value : value));
 }
 
@@ -61,8 +62,10 @@ static void push_timestamp(lua_State *L, const char *text, size_t length, bool z
   const char *rest = text + n, *end = text + length;
   out[n++] = '.';
   if (rest < end && *rest == '.')
-    for (rest++; rest < end && *rest >= '0' && *rest <= '9'; rest++, digits++) out[n++] = *rest;
-  for (; digits < 6; digits++) out[n++] = '0';
+    for (rest++; rest < end && *rest >= '0' && *rest <= '9'; rest++, digits++)
+      out[n++] = *rest;
+  for (; digits < 6; digits++)
+    out[n++] = '0';
   if (zone) out[n++] = 'Z';
   const char *era = memchr(rest, ' ', (size_t)(end - rest)); /* " BC" */
   if (era != NULL) {
@@ -92,8 +95,10 @@ void lua_pg_push_text(lua_State *L, Oid type, const char *text, size_t length) {
   default: break;
   }
   Oid element = pg_type_element(type);
-  if (element != 0) lua_pg_push_array(L, element, text, length);
-  else lua_pushlstring(L, text, length);
+  if (element != 0)
+    lua_pg_push_array(L, element, text, length);
+  else
+    lua_pushlstring(L, text, length);
 }
 
 static void push_cell(lua_State *L, const PGresult *result, int row, int column) {
@@ -104,7 +109,8 @@ static void push_cell(lua_State *L, const PGresult *result, int row, int column)
 void lua_pg_push_names(lua_State *L, const PGresult *result) {
   int n = PQnfields(result);
   luaL_checkstack(L, n + 8, "too many columns");
-  for (int i = 0; i < n; i++) lua_pushstring(L, PQfname(result, i));
+  for (int i = 0; i < n; i++)
+    lua_pushstring(L, PQfname(result, i));
 }
 
 void lua_pg_push_row(lua_State *L, const PGresult *result, int row, int names) {
@@ -155,8 +161,10 @@ int lua_pg_decode(lua_State *L, const PGresult *result, int shape) {
   switch (shape) {
   case LUA_PG_EXEC: lua_pushinteger(L, affected(result)); return 1;
   case LUA_PG_VALUE_OF:
-    if (rows == 0 || PQnfields(result) == 0 || PQgetisnull(result, 0, 0)) lua_pushnil(L);
-    else push_cell(L, result, 0, 0);
+    if (rows == 0 || PQnfields(result) == 0 || PQgetisnull(result, 0, 0))
+      lua_pushnil(L);
+    else
+      push_cell(L, result, 0, 0);
     return 1;
   case LUA_PG_ONE:
     if (rows == 0) {

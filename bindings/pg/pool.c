@@ -96,14 +96,16 @@ static bool may_follow(const pg_conn *conn, uint64_t now_ns) {
   const pg_request *head = conn->sent.first != NULL ? conn->sent.first : conn->pending.first;
   const pg_request *tail = conn->pending.last != NULL ? conn->pending.last : conn->sent.last;
   if (head->alone || tail->alone) return false;
-  double mean = tail->statement->mean_us; /* behind a slow one stands nobody: only the tail can be */
+  double mean =
+      tail->statement->mean_us; /* behind a slow one stands nobody: only the tail can be */
   if (mean < 0 || mean > PG_SHORT_US) return false;
   uint64_t since = head->sent_ns > conn->settled_ns ? head->sent_ns : conn->settled_ns;
   return (double)(now_ns - since) < PG_SHORT_US * 1000;
 }
 
 static bool can_grow(const pg_pool *self) {
-  return self->count < self->options.max_connections && uv_now(&self->loop->uv) >= self->grow_after_ms;
+  return self->count < self->options.max_connections &&
+         uv_now(&self->loop->uv) >= self->grow_after_ms;
 }
 
 /* The connection for a request now, or NULL: it has to wait. */
@@ -189,7 +191,8 @@ void pg_pool_pump(pg_pool *self) {
     pg_request_release(r);
   }
   if (self->waiting.first == NULL && self->reserved > 0) {
-    for (size_t i = 0; i < self->count; i++) self->conns[i]->reserved = false;
+    for (size_t i = 0; i < self->count; i++)
+      self->conns[i]->reserved = false;
     self->reserved = 0;
   }
   self->pumping = false;
@@ -203,8 +206,10 @@ static void on_deadline(void *data) {
   pg_pool *self = r->pool;
   bool waiting = r->queue == &self->waiting;
   bool unsent = r->queue != NULL && r->conn != NULL && r->queue == &r->conn->pending;
-  if (waiting) leave_queue(self, r);
-  else if (unsent) pg_queue_remove(r);
+  if (waiting)
+    leave_queue(self, r);
+  else if (unsent)
+    pg_queue_remove(r);
   pg_request_finish(r, PG_OUTCOME_TIMEOUT, NULL);
   if (waiting || unsent) pg_request_release(r);
 }
@@ -292,9 +297,12 @@ void pg_pool_stats_get(const pg_pool *self, pg_pool_stats *out) {
     const pg_conn *c = self->conns[i];
     if (c->state != PG_CONN_READY) continue;
     out->connections++;
-    if (c->held) out->held++;
-    else if (pg_conn_quiet(c)) out->idle++;
-    else out->busy++;
+    if (c->held)
+      out->held++;
+    else if (pg_conn_quiet(c))
+      out->idle++;
+    else
+      out->busy++;
   }
 }
 

@@ -42,16 +42,19 @@ static void split_code(pg_pool *self, const char *text) {
   const char *body = text;
   for (const char *p = strstr(text, ":  "); p != NULL; p = strstr(p + 1, ":  ")) {
     size_t n = 0;
-    while (n < 5 && (isdigit((unsigned char)p[3 + n]) || isupper((unsigned char)p[3 + n]))) n++;
+    while (n < 5 && (isdigit((unsigned char)p[3 + n]) || isupper((unsigned char)p[3 + n])))
+      n++;
     if (n < 5 || p[8] != ':') continue;
     memcpy(self->code, p + 3, 5);
     self->code[5] = '\0';
     body = p + 9;
-    while (*body == ' ') body++;
+    while (*body == ' ')
+      body++;
   }
   const char *end = strstr(body, " LOCATION: ");
   size_t length = end != NULL ? (size_t)(end - body) : strlen(body);
-  while (length > 0 && body[length - 1] == ' ') length--;
+  while (length > 0 && body[length - 1] == ' ')
+    length--;
   snprintf(self->error, sizeof self->error, "cannot connect to %s: %.*s",
            pg_config_place(self->config), (int)(length < 180 ? length : 180), body);
 }
@@ -74,8 +77,10 @@ static void on_conn_ready(pg_conn *conn) {
   conn->idle_ms = uv_now(&self->loop->uv);
   double life = self->options.max_lifetime * (0.9 + (double)(uv_hrtime() % 1000) / 5000);
   conn->expires_ms = life > 0 ? conn->idle_ms + (uint64_t)(life * 1000) : UINT64_MAX;
-  if (self->closed) pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
-  else pg_pool_pump(self);
+  if (self->closed)
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
+  else
+    pg_pool_pump(self);
 }
 
 /* A quiet connection that nobody holds: keep it, or let it go. */
@@ -151,8 +156,10 @@ void pg_pool_give_back(pg_pool *self, pg_conn *conn) {
     if (self->waiting.first != NULL) loop_defer(self->loop, &self->pump);
     return;
   }
-  const char *sql = open ? "ROLLBACK" : "RESET ALL; UNLISTEN *; CLOSE ALL; SELECT pg_advisory_unlock_all()";
-  pg_request *r = pg_pool_internal_request(self, open ? PG_REQUEST_EXECUTE : PG_REQUEST_SCRIPT, sql);
+  const char *sql =
+      open ? "ROLLBACK" : "RESET ALL; UNLISTEN *; CLOSE ALL; SELECT pg_advisory_unlock_all()";
+  pg_request *r =
+      pg_pool_internal_request(self, open ? PG_REQUEST_EXECUTE : PG_REQUEST_SCRIPT, sql);
   if (r == NULL) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "out of memory");
     return;
@@ -169,18 +176,21 @@ static void explain_wait(const pg_pool *self, char *text, size_t size) {
   if (holders[0] != '\0')
     snprintf(text, size,
              "no connection became free in %g s; held by %s; raise max_connections (%zu) or hold "
-             "them for less time", limit, holders, self->options.max_connections);
+             "them for less time",
+             limit, holders, self->options.max_connections);
   else if (self->count == 0 && self->error[0] != '\0')
     snprintf(text, size, "no connection in %g s: %s", limit, self->error);
   else
-    snprintf(text, size, "no connection became free in %g s; all %zu run statements, %zu callers wait",
-             limit, self->options.max_connections, self->waiting.count);
+    snprintf(text, size,
+             "no connection became free in %g s; all %zu run statements, %zu callers wait", limit,
+             self->options.max_connections, self->waiting.count);
 }
 
 static void on_expiry(void *data) {
   pg_pool *self = data;
   self->expiry = NULL;
-  uint64_t limit = (uint64_t)(self->options.connection_timeout * 1000), now = uv_now(&self->loop->uv);
+  uint64_t limit = (uint64_t)(self->options.connection_timeout * 1000),
+           now = uv_now(&self->loop->uv);
   char text[600];
   explain_wait(self, text, sizeof text);
   while (self->waiting.first != NULL && self->waiting.first->queued_ms + limit <= now) {
@@ -201,7 +211,8 @@ void pg_pool_watch_waiting(pg_pool *self) {
     return;
   }
   if (self->expiry != NULL) return;
-  uint64_t limit = (uint64_t)(self->options.connection_timeout * 1000), now = uv_now(&self->loop->uv);
+  uint64_t limit = (uint64_t)(self->options.connection_timeout * 1000),
+           now = uv_now(&self->loop->uv);
   uint64_t due = self->waiting.first->queued_ms + limit;
   double seconds = due > now ? (double)(due - now) / 1000 : 0;
   self->expiry = loop_timer_start(self->loop, seconds, on_expiry, self);
@@ -214,7 +225,8 @@ static void on_upkeep(void *data) {
   for (size_t i = self->count; i-- > 0;) {
     pg_conn *c = self->conns[i];
     if (!pg_conn_available(c) || !pg_conn_quiet(c)) continue;
-    bool rested = idle > 0 && c->idle_ms + idle <= now && self->count > self->options.min_connections;
+    bool rested =
+        idle > 0 && c->idle_ms + idle <= now && self->count > self->options.min_connections;
     if (rested || now >= c->expires_ms) pg_conn_close(c, PG_OUTCOME_CLOSED, "it was idle");
   }
   if (self->count > 0) pg_pool_watch_idle(self);

@@ -28,9 +28,9 @@ struct pg_pool {
   size_t spares;
   loop_timer *expiry, *retry, *upkeep;
   loop_deferred pump;
-  unsigned failures;       /* connects failed in a row */
-  uint64_t grow_after_ms;  /* no new connection before */
-  char error[320];         /* the last failure to connect */
+  unsigned failures;      /* connects failed in a row */
+  uint64_t grow_after_ms; /* no new connection before */
+  char error[320];        /* the last failure to connect */
   char code[6];
   pg_pool_stats stats;
 };

@@ -77,7 +77,8 @@ void pg_request_release(pg_request *self) {
     free(block);
   }
   PGresult *row;
-  while ((row = pg_request_next_row(self)) != NULL) PQclear(row);
+  while ((row = pg_request_next_row(self)) != NULL)
+    PQclear(row);
   free(self->rows);
   PQclear(self->result);
   pg_statement_release(self->statement);
@@ -115,8 +116,10 @@ void pg_queue_push(pg_queue *self, pg_request *request) {
   request->queue = self;
   request->next = NULL;
   request->prev = self->last;
-  if (self->last != NULL) self->last->next = request;
-  else self->first = request;
+  if (self->last != NULL)
+    self->last->next = request;
+  else
+    self->first = request;
   self->last = request;
   self->count++;
 }
@@ -125,18 +128,24 @@ void pg_queue_push_front(pg_queue *self, pg_request *request) {
   request->queue = self;
   request->prev = NULL;
   request->next = self->first;
-  if (self->first != NULL) self->first->prev = request;
-  else self->last = request;
+  if (self->first != NULL)
+    self->first->prev = request;
+  else
+    self->last = request;
   self->first = request;
   self->count++;
 }
 
 void pg_queue_remove(pg_request *request) {
   pg_queue *self = request->queue;
-  if (request->prev != NULL) request->prev->next = request->next;
-  else self->first = request->next;
-  if (request->next != NULL) request->next->prev = request->prev;
-  else self->last = request->prev;
+  if (request->prev != NULL)
+    request->prev->next = request->next;
+  else
+    self->first = request->next;
+  if (request->next != NULL)
+    request->next->prev = request->prev;
+  else
+    self->last = request->prev;
   self->count--;
   request->queue = NULL;
   request->next = request->prev = NULL;

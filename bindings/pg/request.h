@@ -2,8 +2,8 @@
  *
  * A request is counted twice: once for the caller, who gives it back with pg_request_release, once
  * for the core while it is queued or sent. The caller may turn away at any time with
- * pg_request_abandon; an answer that comes later is dropped. Parameters are read when the request is
- * sent, so the caller keeps their bytes until it is done or abandoned, or copies them with
+ * pg_request_abandon; an answer that comes later is dropped. Parameters are read when the request
+ * is sent, so the caller keeps their bytes until it is done or abandoned, or copies them with
  * pg_request_copy. All on the loop's thread. */
 #ifndef NEBULA_PG_REQUEST_H
 #define NEBULA_PG_REQUEST_H
@@ -58,8 +58,8 @@ struct pg_request {
   pg_request_kind kind;
   pg_outcome outcome;
   unsigned refs;
-  bool alone;     /* nothing is pipelined with it */
-  bool streaming; /* rows are handed over one by one: see pg_request_next_row */
+  bool alone;      /* nothing is pipelined with it */
+  bool streaming;  /* rows are handed over one by one: see pg_request_next_row */
   bool unprepared; /* sent as text: the caller said so */
   bool finished, abandoned, retried;
   bool fatal_seen; /* the server said why it ends the session */
@@ -72,7 +72,7 @@ struct pg_request {
 
   PGresult *result;
   const char *message; /* where there is no result */
-  size_t max_bytes; /* 0: unbounded */
+  size_t max_bytes;    /* 0: unbounded */
   size_t bytes;
   double timeout; /* seconds for the whole, 0: none */
   loop_timer *timer;

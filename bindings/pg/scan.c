@@ -21,7 +21,8 @@ static bool next_is(const cursor *self, char second) {
 /* `--` to the end of the line, and nested block comments. */
 static void skip_comment(cursor *self) {
   if (*self->at == '-') {
-    while (self->at < self->end && *self->at != '\n') self->at++;
+    while (self->at < self->end && *self->at != '\n')
+      self->at++;
     return;
   }
   unsigned depth = 0;
@@ -52,7 +53,8 @@ static void skip_quoted(cursor *self, bool backslashes) {
 /* $tag$ ... $tag$; a lone dollar, as in $1, is passed over. */
 static void skip_dollar(cursor *self) {
   const char *tag = self->at, *p = tag + 1;
-  while (p < self->end && (is_letter(*p) || (p > tag + 1 && is_digit(*p)))) p++;
+  while (p < self->end && (is_letter(*p) || (p > tag + 1 && is_digit(*p))))
+    p++;
   if (p >= self->end || *p != '$') {
     self->at++;
     return;
@@ -70,7 +72,8 @@ static void skip_dollar(cursor *self) {
 /* The word at the cursor in upper case, cut to the buffer; the cursor moves past it. */
 static void read_word(cursor *self, char word[16]) {
   size_t n = 0;
-  while (self->at < self->end && (is_letter(*self->at) || is_digit(*self->at) || *self->at == '$')) {
+  while (self->at < self->end &&
+         (is_letter(*self->at) || is_digit(*self->at) || *self->at == '$')) {
     char c = *self->at++;
     if (n < 15) word[n++] = c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
   }
@@ -82,11 +85,11 @@ static pg_class classify(const char *word) {
     const char *word;
     pg_class kind;
   } WORDS[] = {
-      {"SELECT", PG_CLASS_READ},      {"VALUES", PG_CLASS_READ},      {"INSERT", PG_CLASS_WRITE},
-      {"UPDATE", PG_CLASS_WRITE},     {"DELETE", PG_CLASS_WRITE},     {"WITH", PG_CLASS_WRITE},
-      {"BEGIN", PG_CLASS_CONTROL},    {"START", PG_CLASS_CONTROL},    {"COMMIT", PG_CLASS_CONTROL},
-      {"END", PG_CLASS_CONTROL},      {"ROLLBACK", PG_CLASS_CONTROL}, {"ABORT", PG_CLASS_CONTROL},
-      {"SAVEPOINT", PG_CLASS_CONTROL}, {"RELEASE", PG_CLASS_CONTROL}, {"COPY", PG_CLASS_COPY},
+      {"SELECT", PG_CLASS_READ},       {"VALUES", PG_CLASS_READ},      {"INSERT", PG_CLASS_WRITE},
+      {"UPDATE", PG_CLASS_WRITE},      {"DELETE", PG_CLASS_WRITE},     {"WITH", PG_CLASS_WRITE},
+      {"BEGIN", PG_CLASS_CONTROL},     {"START", PG_CLASS_CONTROL},    {"COMMIT", PG_CLASS_CONTROL},
+      {"END", PG_CLASS_CONTROL},       {"ROLLBACK", PG_CLASS_CONTROL}, {"ABORT", PG_CLASS_CONTROL},
+      {"SAVEPOINT", PG_CLASS_CONTROL}, {"RELEASE", PG_CLASS_CONTROL},  {"COPY", PG_CLASS_COPY},
   };
   for (size_t i = 0; i < sizeof WORDS / sizeof *WORDS; i++)
     if (strcmp(word, WORDS[i].word) == 0) return WORDS[i].kind;
@@ -148,7 +151,8 @@ void pg_scan_sql(const char *sql, size_t length, pg_scan *out) {
       c.at++;
       if (s.body == 0) s = (statement){0};
     } else if (is_digit(ch)) {
-      while (c.at < c.end && (is_digit(*c.at) || is_letter(*c.at))) c.at++;
+      while (c.at < c.end && (is_digit(*c.at) || is_letter(*c.at)))
+        c.at++;
     } else {
       c.at++;
     }

@@ -29,7 +29,8 @@ static uint64_t hash_text(const char *text, size_t length) {
 
 static size_t power_of_two(size_t least) {
   size_t n = 16;
-  while (n < least) n *= 2;
+  while (n < least)
+    n *= 2;
   return n;
 }
 
@@ -60,24 +61,31 @@ void pg_statement_release(pg_statement *self) {
 }
 
 static void unlink_use(pg_statements *self, pg_statement *s) {
-  if (s->newer != NULL) s->newer->older = s->older;
-  else self->newest = s->older;
-  if (s->older != NULL) s->older->newer = s->newer;
-  else self->oldest = s->newer;
+  if (s->newer != NULL)
+    s->newer->older = s->older;
+  else
+    self->newest = s->older;
+  if (s->older != NULL)
+    s->older->newer = s->newer;
+  else
+    self->oldest = s->newer;
   s->newer = s->older = NULL;
 }
 
 static void link_newest(pg_statements *self, pg_statement *s) {
   s->older = self->newest;
   s->newer = NULL;
-  if (self->newest != NULL) self->newest->newer = s;
-  else self->oldest = s;
+  if (self->newest != NULL)
+    self->newest->newer = s;
+  else
+    self->oldest = s;
   self->newest = s;
 }
 
 static void drop(pg_statements *self, pg_statement *s) {
   pg_statement **link = &self->buckets[s->hash & self->mask];
-  while (*link != s) link = &(*link)->chain;
+  while (*link != s)
+    link = &(*link)->chain;
   *link = s->chain;
   unlink_use(self, s);
   self->count--;
@@ -86,7 +94,8 @@ static void drop(pg_statements *self, pg_statement *s) {
 
 void pg_statements_free(pg_statements *self) {
   if (self == NULL) return;
-  while (self->oldest != NULL) drop(self, self->oldest);
+  while (self->oldest != NULL)
+    drop(self, self->oldest);
   free(self->buckets);
   free(self);
 }
@@ -113,7 +122,8 @@ static pg_statement *make(pg_statements *self, const char *text, size_t length, 
 pg_statement *pg_statements_intern(pg_statements *self, const char *text, size_t length) {
   uint64_t hash = hash_text(text, length);
   pg_statement *s = self->buckets[hash & self->mask];
-  while (s != NULL && (s->hash != hash || s->length != length || memcmp(s->text, text, length) != 0))
+  while (s != NULL &&
+         (s->hash != hash || s->length != length || memcmp(s->text, text, length) != 0))
     s = s->chain;
   if (s == NULL) {
     s = make(self, text, length, hash);
@@ -133,11 +143,10 @@ pg_statement *pg_statements_intern(pg_statements *self, const char *text, size_t
 
 static bool binary_pays(Oid type) {
   switch (type) {
-  case 20:   /* int8 */
-  case 701:  /* float8 */
-  case 17:   /* bytea */
-  case 1184: /* timestamptz */
-    return true;
+  case 20:  /* int8 */
+  case 701: /* float8 */
+  case 17:  /* bytea */
+  case 1184: /* timestamptz */ return true;
   default: return false;
   }
 }
@@ -157,8 +166,7 @@ static bool binary_known(Oid type) {
   case 1043: /* varchar */
   case 1114: /* timestamp */
   case 2950: /* uuid */
-  case 3802: /* jsonb */
-    return true;
+  case 3802: /* jsonb */ return true;
   default: return binary_pays(type);
   }
 }
@@ -173,7 +181,8 @@ bool pg_statement_describe(pg_statement *self, const PGresult *result) {
     return false;
   }
   bool pays = false, known = true;
-  for (int i = 0; i < nparams; i++) params[i] = PQparamtype(result, i);
+  for (int i = 0; i < nparams; i++)
+    params[i] = PQparamtype(result, i);
   for (int i = 0; i < nfields; i++) {
     fields[i] = PQftype(result, i);
     pays = pays || binary_pays(fields[i]);
@@ -217,23 +226,30 @@ pg_prepared *pg_prepared_new(size_t capacity) {
 }
 
 static void entry_unlink(pg_prepared *self, pg_prepared_entry *e) {
-  if (e->newer != NULL) e->newer->older = e->older;
-  else self->newest = e->older;
-  if (e->older != NULL) e->older->newer = e->newer;
-  else self->oldest = e->newer;
+  if (e->newer != NULL)
+    e->newer->older = e->older;
+  else
+    self->newest = e->older;
+  if (e->older != NULL)
+    e->older->newer = e->newer;
+  else
+    self->oldest = e->newer;
 }
 
 static void entry_link(pg_prepared *self, pg_prepared_entry *e) {
   e->newer = NULL;
   e->older = self->newest;
-  if (self->newest != NULL) self->newest->newer = e;
-  else self->oldest = e;
+  if (self->newest != NULL)
+    self->newest->newer = e;
+  else
+    self->oldest = e;
   self->newest = e;
 }
 
 static void entry_drop(pg_prepared *self, pg_prepared_entry *e) {
   pg_prepared_entry **link = &self->buckets[e->statement->id & self->mask];
-  while (*link != e) link = &(*link)->chain;
+  while (*link != e)
+    link = &(*link)->chain;
   *link = e->chain;
   entry_unlink(self, e);
   self->count--;
@@ -242,7 +258,8 @@ static void entry_drop(pg_prepared *self, pg_prepared_entry *e) {
 }
 
 void pg_prepared_clear(pg_prepared *self) {
-  while (self->oldest != NULL) entry_drop(self, self->oldest);
+  while (self->oldest != NULL)
+    entry_drop(self, self->oldest);
 }
 
 void pg_prepared_free(pg_prepared *self) {
@@ -254,7 +271,8 @@ void pg_prepared_free(pg_prepared *self) {
 
 pg_prepared_entry *pg_prepared_find(pg_prepared *self, const pg_statement *statement) {
   pg_prepared_entry *e = self->buckets[statement->id & self->mask];
-  while (e != NULL && e->statement != statement) e = e->chain;
+  while (e != NULL && e->statement != statement)
+    e = e->chain;
   if (e != NULL && e != self->newest) {
     entry_unlink(self, e);
     entry_link(self, e);

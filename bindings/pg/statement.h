@@ -16,20 +16,20 @@
 #include "pg/scan.h"
 
 typedef struct pg_statement {
-  struct pg_statement *chain;          /* same bucket */
-  struct pg_statement *newer, *older;  /* order of use */
+  struct pg_statement *chain;         /* same bucket */
+  struct pg_statement *newer, *older; /* order of use */
   char *text;
   size_t length;
   uint64_t hash;
   uint32_t id; /* never given twice in a pool */
   unsigned refs;
   pg_scan scan;
-  unsigned version;  /* of the description; grows each time the server is asked */
-  bool described;    /* the fields below are known */
+  unsigned version; /* of the description; grows each time the server is asked */
+  bool described;   /* the fields below are known */
   int nparams, nfields;
   Oid *params, *fields;
-  bool binary;     /* every column is better fetched in binary */
-  double mean_us;  /* moving average of the server's time; negative before the first */
+  bool binary;    /* every column is better fetched in binary */
+  double mean_us; /* moving average of the server's time; negative before the first */
   uint64_t calls;
 } pg_statement;
 

@@ -1,0 +1,146 @@
+---@meta nebula.pg
+-- What an editor sees of nebula.pg, and what the API documents are made of.
+
+---Pooled PostgreSQL: connections open on demand, statements of many tasks share them by pipelining,
+---values come typed.
+---
+--- PostgreSQL                     | Lua
+--- -------------------------------|---------------------------------------------------------------
+--- int2, int4, int8, oid          | integer
+--- float4, float8                 | number
+--- bool                           | boolean
+--- numeric                        | string, exact
+--- text, varchar, uuid, enum      | string
+--- timestamptz                    | `2026-11-22T17:58:03.123456Z`, always UTC, always six digits
+--- timestamp                      | `2026-11-22T17:58:03.123456`
+--- date, time, interval and others| the server's text (ISO)
+--- bytea                          | string of bytes
+--- json, jsonb                    | the value, as `nebula.json.decode` gives it
+--- arrays                         | table 1..n in each dimension, `nebula.null` for NULL elements
+--- NULL                           | absent in a row, nil as a value
+---
+---Parameters ($1, $2, ...) are always bound, never pasted: nil and `nebula.null` are NULL, strings go
+---as they are (bytes where the parameter is a bytea), a table becomes an array or JSON by the type of
+---its parameter. A string for a json parameter is JSON text; `pg.json("x")` is the JSON string.
+---@class nebula.pg
+local pg = {}
+
+---@class nebula.pg.connect_options
+---@field url? string postgresql:// URL or key=value text; libpq's PG* variables, service and password files apply below it
+---@field max_connections? integer (100); also `max_size`
+---@field min_connections? integer (0) kept when idle ones are closed; also `min_idle`
+---@field max_lifetime? number|string seconds or "30m" (1800), with a tenth of jitter
+---@field idle_timeout? number|string (600)
+---@field connection_timeout? number|string for a free connection, and for connecting (30)
+---@field statement_timeout? number|string deadline of each statement (none)
+---@field statement_cache? integer|false prepared statements a connection keeps (256); false for a pooler in transaction mode
+---@field read_only? boolean every transaction is read-only (false)
+---@field max_bytes? integer limit of a result that is not streamed (64 MiB)
+---@field application_name? string ("nebula")
+
+---Opens a pool. Connects to nothing yet.
+---Raises `config` (a malformed URL), `validation` (an option).
+---@param options? nebula.pg.connect_options|string options, or the URL alone
+---@return nebula.pg.Pool
+function pg.connect(options) end
+
+---A name (or several, joined by dots) quoted for SQL: the only safe way to put one into a statement.
+---@param ... string
+---@return string
+function pg.ident(...) end
+
+---A value quoted for SQL, where no parameter is possible.
+---@param value string|number|boolean|nil
+---@return string
+function pg.literal(value) end
+
+---A parameter that is JSON whatever its type. `pg.json(nil)` is refused; `pg.json(nebula.null)` is null.
+---@param value any
+function pg.json(value) end
+
+---A parameter that is an array whatever its type.
+---@param list table
+function pg.array(list) end
+
+---A parameter that is sent as these bytes.
+---@param bytes string
+function pg.bytea(bytes) end
+
+---SQL, or a table of it and its options. A deadline is in seconds, or text such as "2m".
+---@alias nebula.pg.sql string|{[1]: string, deadline?: number|string, prepare?: boolean, max_bytes?: integer}
+
+---An array of row tables. `rows.count` is what the server counted (rows returned, or affected), and
+---`rows.fields` is a list of `{name=, type=, oid=}`; neither is seen by `#`, ipairs or pairs.
+---@class nebula.pg.rows: table[]
+---@field count integer
+---@field fields {name: string, type?: string, oid: integer}[]
+
+---What a pool, an acquired connection and a transaction's handle have in common. All of it waits, and
+---raises `database` (with the SQLSTATE in `code`; `detail` has the server's detail, hint, constraint
+---and the statement), `conflict` (23505), `timeout`, `limit`, `pool`, `validation`, `unknown_outcome`.
+---@class nebula.pg.queries
+local queries = {}
+
+---@param sql nebula.pg.sql
+---@param ... any the parameters, counted: a nil is NULL
+---@return nebula.pg.rows
+function queries:query(sql, ...) end
+
+---The first row, or nil.
+---@param sql nebula.pg.sql
+---@return table|nil
+function queries:one(sql, ...) end
+
+---The first column of the first row, or nil.
+---@param sql nebula.pg.sql
+---@return any
+function queries:value(sql, ...) end
+
+---Runs a statement; or several in one text, without parameters, where nothing needs to be told apart.
+---@param sql nebula.pg.sql
+---@return integer affected rows
+function queries:exec(sql, ...) end
+
+---@class nebula.pg.transaction_options
+---@field isolation? "serializable"|"repeatable read"|"read committed"
+---@field read_only? boolean
+---@field deferrable? boolean
+---@field retries? integer reruns of the function on 40001 and 40P01 (10)
+
+---Calls `fn(tx)` in a transaction and returns what it returns. Returning commits; an error rolls back
+---and is raised again; serialization failures and deadlocks run the function again. On a transaction's
+---own handle it is a savepoint. Raises `unknown_outcome` where the answer to COMMIT was lost.
+---@generic T
+---@param fn fun(tx: nebula.pg.Connection): T
+---@param options? nebula.pg.transaction_options
+---@return T ...
+function queries:transaction(fn, options) end
+
+---@class nebula.pg.Pool: nebula.pg.queries
+local pool = {}
+
+---A connection of one's own, for session state; `local c <close> = pool:acquire()`. Its settings are
+---reset when it is given back.
+---@return nebula.pg.Connection
+function pool:acquire() end
+
+---Counts: connections, idle, busy, held, connecting, waiting now; opened, closed, failed, requests,
+---waited, timeouts, pipelined since the start.
+---@return table<string, integer>
+function pool:stats() end
+
+---Refuses what comes, ends what waits; each connection closes when its work is done.
+function pool:close() end
+
+---A held connection: from `pool:acquire`, or the handle of a transaction, good inside its function.
+---@class nebula.pg.Connection: nebula.pg.queries
+local connection = {}
+
+---Calls `fn` once the transaction has committed, never where it is rolled back.
+---@param fn fun()
+function connection:on_commit(fn) end
+
+---Gives the connection back. Also by `<close>`.
+function connection:close() end
+
+return pg
