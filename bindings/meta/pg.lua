@@ -26,14 +26,14 @@
 local pg = {}
 
 ---@class nebula.pg.connect_options
----@field url? string postgresql:// URL or key=value text; libpq's PG* variables, service and password files apply below it
+---@field url? string a postgresql:// URL or key=value text; PG* variables and password files apply below it
 ---@field max_connections? integer (100); also `max_size`
 ---@field min_connections? integer (0) kept when idle ones are closed; also `min_idle`
 ---@field max_lifetime? number|string seconds or "30m" (1800), with a tenth of jitter
 ---@field idle_timeout? number|string (600)
 ---@field connection_timeout? number|string for a free connection, and for connecting (30)
 ---@field statement_timeout? number|string deadline of each statement (none)
----@field statement_cache? integer|false prepared statements a connection keeps (256); false for a pooler in transaction mode
+---@field statement_cache? integer|false prepared statements of a connection (256); false for a pooler
 ---@field read_only? boolean every transaction is read-only (false)
 ---@field max_bytes? integer limit of a result that is not streamed (64 MiB)
 ---@field application_name? string ("nebula")
