@@ -10,6 +10,12 @@
 static const luaL_Reg SUBJECTS[] = {
     {"crypto", lua_open_crypto}, {"json", lua_open_json}, {"pg", lua_open_pg},
     {"task", lua_open_task},     {"time", lua_open_time}, {NULL, NULL},
+    {"crypto", lua_open_crypto},
+    {"json", lua_open_json},
+    {"log", lua_open_log},
+    {"task", lua_open_task},
+    {"time", lua_open_time},
+    {NULL, NULL},
 };
 
 EXPORT int luaopen_nebula(lua_State *L);
