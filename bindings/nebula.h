@@ -6,8 +6,8 @@
 
 int lua_open_crypto(lua_State *L);
 int lua_open_json(lua_State *L);
-int lua_open_pg(lua_State *L);
 int lua_open_log(lua_State *L);
+int lua_open_pg(lua_State *L);
 int lua_open_task(lua_State *L);
 int lua_open_time(lua_State *L);
 
