@@ -38,8 +38,12 @@ end
 --- process.spawn with two more options: `user` and `end_signal` (default KILL).
 function child.spawn(options) return process.spawn(options_with_us(options)) end
 
---- process.run, the same.
-function child.run(options) return process.run(options_with_us(options)) end
+--- process.run, the same; `status` is absent where a signal ended the program.
+function child.run(options)
+  local result = process.run(options_with_us(options))
+  if result.signal then result.status = nil end
+  return result
+end
 
 --- Runs a program that must succeed; its standard output without the last line's end.
 ---@param options table

@@ -29,16 +29,16 @@ end
 local function prepared(options, file)
   local copy = {}
   for name, value in pairs(options) do copy[name] = value end
-  copy.file, copy.timeout, copy.clear_env = file, nil, true
+  copy.file, copy.clear_env = file, true
   copy.env = environment(options.env)
   copy.stdin = options.stdin or ""
   return copy
 end
 
 local function run(options, file)
-  return require("nebula").task.deadline(options.timeout or DEADLINE_SECONDS, function()
-    return child.run(prepared(options, file))
-  end)
+  local copy = prepared(options, file)
+  copy.timeout = options.timeout or DEADLINE_SECONDS
+  return child.run(copy)
 end
 
 --- Runs the program to its end.
@@ -47,9 +47,13 @@ end
 function nebula.run(options) return run(options, nebula.program) end
 
 --- Starts the program and returns at once.
----@param options table nebula.process.spawn's, without `file`
+---@param options table nebula.process.spawn's, without `file`; standard output is a pipe
 ---@return Process
-function nebula.spawn(options) return child.spawn(prepared(options, nebula.program)) end
+function nebula.spawn(options)
+  local copy = prepared(options, nebula.program)
+  copy.stdout = copy.stdout or "pipe"
+  return child.spawn(copy)
+end
 
 --- Runs a stock lua5.4 that finds build/nebula.so; options as for run.
 function nebula.stock(options)

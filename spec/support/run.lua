@@ -91,9 +91,9 @@ end
 
 local function run_file(file, env)
   local began = nebula.time.monotonic()
-  local result, problem = nebula.try(nebula.task.deadline, FILE_SECONDS, function()
-    return child.run { file = PROGRAM, args = { BUSTED, file }, env = env, stdin = "", stderr = "stdout" }
-  end)
+  local result, problem = nebula.try(child.run, {
+    file = PROGRAM, args = { BUSTED, file }, env = env, stdin = "", stderr = "stdout", timeout = FILE_SECONDS,
+  })
   result = result or { stdout = tostring(problem) .. "\n" }
   local output, passed, failed = (result.stdout or ""):match("^(.-)(%d+) passed, (%d+) failed\n*$")
   local outcome = {
