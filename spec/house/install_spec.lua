@@ -60,7 +60,7 @@ describe("make", function()
   it("lists every target that it has", function()
     local help = make("help")
     for _, target in ipairs { "all", "run", "test", "test-asan", "lint", "format", "bench", "install", "clean" } do
-      assert.truthy(help:find("\n  " .. target .. " "), target)
+      assert.truthy(help:find("\n  " .. target .. " ", 1, true), target)
     end
   end)
 

@@ -153,8 +153,9 @@ forbid("every-spec-runs", function(path) return is_spec(path) and is_lua(path) e
 forbid("no-trailing-space", is_source, { "[ \t]+$" }, "white space at the end of the line")
 forbid("no-tabs", is_source, { "^%s*\t" }, "indent with spaces")
 
+-- What a spec is about stands in its first `describe`.
 rule("head-comment", function(path)
-  return is_source(path) and not path:find("^migrations/") and not path:find("^examples/")
+  return is_source(path) and not path:find("_spec%.lua$")
 end, function(lines, report)
   local first = lines[1] or ""
   if first:find("^#!") or first:find("^%-%-%-@meta") then first = lines[2] or "" end

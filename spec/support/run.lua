@@ -64,6 +64,7 @@ local function stop_servers()
   postgres.unshare()
   s3.unshare()
   directory.remove_own()
+  directory.sweep()
 end
 
 -- Processes that carry the run's mark, apart from this one: { [pid] = command line }.
