@@ -64,7 +64,7 @@ run: all ## the main job on real input: every file of DIR (default: this tree) t
 SPEC ?= spec
 SPEC_ENV = NEBULA_SPEC_BUILD=$(BUILD)
 ifdef SANITIZE
-SPEC_ENV += ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \
+SPEC_ENV += ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 \
   NEBULA_SPEC_PRELOAD=$(shell $(CC) -print-file-name=libasan.so)
 endif
 .PHONY: test
