@@ -99,6 +99,7 @@ static int set_timer(CURLM *multi, long timeout_ms, void *data) {
   (void)multi;
   http_client *self = data;
   if (timeout_ms < 0) return uv_timer_stop(&self->timer) == 0 ? 0 : -1;
+  uv_update_time(&self->on->uv); /* scripts may have computed since the turn began */
   /* A timer of 0 fires in the next turn, never from in here: libcurl is not re-entrant. */
   return uv_timer_start(&self->timer, on_timer, (uint64_t)timeout_ms, 0) == 0 ? 0 : -1;
 }

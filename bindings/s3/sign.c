@@ -38,7 +38,7 @@ typedef struct work {
   bytes signed_names;
 } work;
 
-static void hex(const unsigned char *data, size_t length, char *out) {
+void sign_hex(const unsigned char *data, size_t length, char *out) {
   static const char DIGITS[] = "0123456789abcdef";
   for (size_t i = 0; i < length; i++) {
     out[2 * i] = DIGITS[data[i] >> 4];
@@ -50,7 +50,7 @@ static void hex(const unsigned char *data, size_t length, char *out) {
 void sign_sha256_hex(const void *data, size_t length, char out[SIGN_HEX_LENGTH + 1]) {
   unsigned char digest[SHA256_DIGEST_LENGTH];
   SHA256(data, length, digest);
-  hex(digest, sizeof digest, out);
+  sign_hex(digest, sizeof digest, out);
 }
 
 /* Takes both; either may be NULL after a lack of memory. */
@@ -303,7 +303,7 @@ static bool compute_signature(work *self) {
     hmac(key, sizeof key, request->service, key);
     hmac(key, sizeof key, "aws4_request", key);
     hmac(key, sizeof key, text->data, key);
-    hex(key, sizeof key, self->result->signature);
+    sign_hex(key, sizeof key, self->result->signature);
   }
   if (secret.data != NULL) OPENSSL_cleanse(secret.data, secret.length);
   bytes_free(&secret);

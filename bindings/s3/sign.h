@@ -48,6 +48,9 @@ typedef enum sign_status { SIGN_OK, SIGN_BAD_URL, SIGN_BAD_TIME, SIGN_NO_MEMORY 
 sign_status sign_make(const sign_request *request, sign_result *result);
 void sign_result_free(sign_result *result);
 
+/* Lower-case hex and a NUL: out has room for 2 * length + 1. */
+void sign_hex(const unsigned char *data, size_t length, char *out);
+
 /* Lower-case hex of the SHA-256 of the bytes. On any thread. */
 void sign_sha256_hex(const void *data, size_t length, char out[SIGN_HEX_LENGTH + 1]);
 

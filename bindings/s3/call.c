@@ -1,0 +1,390 @@
+/* call.c: see call.h. The states of a call, in order: an identity, the body's hash, then attempts:
+ * sign, transfer, judge, wait. Each state ends in one callback; `begin_*` enters the next. */
+#include "s3/call.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "http/uri.h"
+#include "s3/hash.h"
+#include "s3/judge.h"
+#include "s3/sign.h"
+
+enum {
+  ERROR_BYTES_MOST = 64 * 1024,
+  BULK_LEAST = 1024 * 1024, /* bodies from here on get larger buffers */
+};
+
+struct s3_call {
+  s3_client *client;
+  s3_call_request request; /* its strings and lists are the ones below */
+  char *key;
+  http_headers query, headers;
+  bytes url; /* without the query */
+  char hash[SIGN_HEX_LENGTH + 1];
+
+  s3_credentials_wait identity_wait;
+  s3_hash *hashing;
+  http_transfer *transfer;
+  loop_timer *timer; /* the wait before an attempt, or before telling a failure */
+  uint64_t deadline; /* uv_hrtime; 0: none */
+  int64_t sent_at;
+  retry_state retries;
+  size_t received; /* bytes of a good answer's body */
+  bool over_limit;
+  bool delivered; /* bytes of a good answer have gone to push: no attempt may follow */
+  bool reidentified, reclocked, relocated; /* each correction is tried once */
+
+  bytes body;
+  s3_failure failure;
+};
+
+static void begin_attempt(s3_call *self);
+
+static void finish(s3_call *self) {
+  self->request.on_done(self, self->request.data);
+}
+
+static void finish_later(void *data) {
+  s3_call *self = data;
+  self->timer = NULL;
+  finish(self);
+}
+
+/* Tells the failure from a turn of the loop of its own. */
+static void fail(s3_call *self) {
+  self->timer = loop_timer_start(self->client->on, 0, finish_later, self);
+  if (self->timer == NULL) finish(self);
+}
+
+static void fail_memory(s3_call *self) {
+  s3_failure_set(&self->failure, S3_NO_MEMORY, NULL, "S3 %s: out of memory", self->request.what);
+  fail(self);
+}
+
+/* ---- the URL ---- */
+
+bool s3_url_append(bytes *out, const s3_client *client, const char *key, size_t key_length) {
+  const s3_config *config = &client->config;
+  const char *host = strstr(config->endpoint, "://") + 3;
+  if (config->path_style) {
+    bytes_format(out, "%s/", config->endpoint);
+    uri_encode(out, config->bucket, strlen(config->bucket), false);
+  } else {
+    bytes_append(out, config->endpoint, (size_t)(host - config->endpoint));
+    bytes_format(out, "%s.%s", config->bucket, host);
+  }
+  if (key != NULL || !config->path_style) bytes_append_char(out, '/');
+  if (key != NULL) uri_encode(out, key, key_length, true);
+  return !out->failed;
+}
+
+static bool append_query(bytes *out, const http_headers *query) {
+  for (size_t i = 0; i < query->count; i++) {
+    bytes_append_char(out, i == 0 ? '?' : '&');
+    uri_encode(out, query->items[i].name, strlen(query->items[i].name), false);
+    bytes_append_char(out, '=');
+    uri_encode(out, query->items[i].value, strlen(query->items[i].value), false);
+  }
+  return !out->failed;
+}
+
+/* ---- an attempt ---- */
+
+static bool is_good(s3_call *self) {
+  return http_transfer_response(self->transfer)->status / 100 == 2;
+}
+
+static bool on_head(http_transfer *transfer, void *data) {
+  s3_call *self = data;
+  self->transfer = transfer;
+  bytes_clear(&self->body);
+  self->received = 0;
+  if (!is_good(self) || self->request.on_head == NULL) return true;
+  return self->request.on_head(self, self->request.data);
+}
+
+static http_take on_push(void *data, const char *piece, size_t length) {
+  s3_call *self = data;
+  if (is_good(self)) {
+    size_t most = self->request.max_bytes;
+    self->over_limit = most > 0 && (length > most || self->received > most - length);
+    if (self->over_limit) return HTTP_TAKE_ABORT;
+    http_take taken = HTTP_TAKE_ABORT;
+    if (self->request.push != NULL) {
+      taken = self->request.push(self->request.data, piece, length);
+      self->delivered |= taken == HTTP_TAKEN;
+    } else if (bytes_append(&self->body, piece, length)) {
+      taken = HTTP_TAKEN;
+    }
+    if (taken == HTTP_TAKEN) self->received += length;
+    return taken;
+  }
+  /* What an error says beyond this is not worth the memory. */
+  size_t room = ERROR_BYTES_MOST - self->body.length;
+  bytes_append(&self->body, piece, length < room ? length : room);
+  return HTTP_TAKEN;
+}
+
+static void retry_now(void *data) {
+  s3_call *self = data;
+  self->timer = NULL;
+  begin_attempt(self);
+}
+
+static void again_after(s3_call *self, double seconds) {
+  http_transfer_free(self->transfer);
+  self->transfer = NULL;
+  bytes_clear(&self->body);
+  self->timer = loop_timer_start(self->client->on, seconds, retry_now, self);
+  if (self->timer == NULL) fail_memory(self);
+}
+
+static double remaining(const s3_call *self) {
+  if (self->deadline == 0) return 1e9;
+  uint64_t now = uv_hrtime();
+  return now >= self->deadline ? 0 : (double)(self->deadline - now) / 1e9;
+}
+
+/* What one more request sets right, at no cost to the retry quota. */
+static bool correct(s3_call *self, const s3_verdict *verdict) {
+  if (verdict->skewed && !self->reclocked) {
+    self->reclocked = true;
+    self->client->skew += verdict->skew;
+    return true;
+  }
+  if (verdict->expired && !self->reidentified) {
+    self->reidentified = true;
+    return s3_credentials_expire(self->client->credentials);
+  }
+  if (verdict->region[0] != '\0' && !self->relocated &&
+      strcmp(verdict->region, self->client->config.region) != 0) {
+    self->relocated = true;
+    return s3_client_set_region(self->client, verdict->region);
+  }
+  return false;
+}
+
+static void on_transfer(http_transfer *transfer, void *data) {
+  s3_call *self = data;
+  s3_verdict verdict;
+  s3_judged judged = {.client = self->client, .what = self->request.what, .key = self->key,
+                      .key_length = self->request.key_length,
+                      .has_body = strcmp(self->request.method, "HEAD") != 0,
+                      .check_body = self->request.check_body, .body = bytes_text(&self->body),
+                      .body_length = self->body.length, .sent_at = self->sent_at};
+  s3_judge(&judged, http_transfer_response(transfer), &verdict);
+  self->failure = verdict.failure;
+  s3_failure *failure = &self->failure;
+  if (self->over_limit)
+    s3_failure_set(failure, S3_LIMIT, NULL,
+                   "S3 %s \"%.100s\": it is larger than the limit of %zu bytes: raise max_bytes, or "
+                   "read it in pieces with :reader",
+                   self->request.what, self->key == NULL ? "" : self->key,
+                   self->request.max_bytes);
+  if (failure->kind == S3_WELL || failure->kind == S3_ABSENT)
+    retry_succeeded(&self->client->quota, &self->retries);
+  if (failure->kind == S3_WELL || failure->kind == S3_CLOSED || self->delivered) {
+    finish(self);
+    return;
+  }
+  if (correct(self, &verdict)) {
+    again_after(self, 0);
+    return;
+  }
+  if (self->request.once && verdict.again && !verdict.untouched) {
+    failure->kind = S3_UNKNOWN;
+    failure->retryable = false;
+    verdict.again = false;
+  }
+  double wait;
+  bool timed_out = failure->kind == S3_TIMEOUT;
+  if (verdict.again &&
+      retry_take(&self->client->quota, &self->retries, self->client->config.attempts, timed_out,
+                 failure->retry_after, &wait) &&
+      wait < remaining(self)) {
+    again_after(self, wait);
+    return;
+  }
+  finish(self);
+}
+
+static bool sign_attempt(s3_call *self, const s3_identity *identity, sign_result *signature) {
+  const s3_config *config = &self->client->config;
+  bytes url = {0};
+  bytes_append(&url, self->url.data, self->url.length);
+  append_query(&url, &self->query);
+  self->sent_at = (int64_t)time(NULL) + self->client->skew;
+  sign_request request = {
+      .method = self->request.method,
+      .url = bytes_text(&url),
+      .headers = &self->headers,
+      .payload_hash = self->hash,
+      .region = config->region,
+      .service = "s3",
+      .access_key_id = identity->access_key_id,
+      .secret_access_key = identity->secret_access_key,
+      .session_token = identity->session_token,
+      .time = self->sent_at,
+      .encode_once = true,
+      .sign_body = true,
+  };
+  if (self->request.body != NULL && config->unsigned_payload)
+    request.payload_hash = SIGN_UNSIGNED_PAYLOAD;
+  bool well = !url.failed && sign_make(&request, signature) == SIGN_OK &&
+              http_headers_add_all(&signature->added, &self->headers);
+  bytes_free(&url);
+  return well;
+}
+
+static void send_attempt(s3_call *self, const sign_result *signature) {
+  const s3_config *config = &self->client->config;
+  double stall = config->stall_timeout;
+  http_request request = {
+      .method = self->request.method,
+      .url = bytes_text(&signature->url),
+      .headers = &signature->added,
+      .body = self->request.body,
+      .body_length = self->request.body_length,
+      .push = on_push,
+      .on_head = on_head,
+      .on_done = on_transfer,
+      .data = self,
+      .connect_timeout = config->connect_timeout,
+      .first_byte_timeout = config->first_byte_timeout,
+      .stall_timeout = stall,
+      .total_timeout = self->deadline == 0 ? 0 : remaining(self) + 0.001,
+      .proxy = config->proxy,
+      .ca_file = config->ca_file,
+      .bulk = self->request.body_length >= BULK_LEAST || self->request.push != NULL,
+  };
+  self->transfer = http_transfer_start(self->client->http, &request);
+  if (self->transfer == NULL) fail_memory(self);
+}
+
+static void on_hash(void *data, const char *hex) {
+  s3_call *self = data;
+  self->hashing = NULL;
+  if (hex == NULL) {
+    fail_memory(self);
+    return;
+  }
+  memcpy(self->hash, hex, sizeof self->hash);
+  begin_attempt(self);
+}
+
+/* True where the hash is there; else it is on its way, or the call has failed. */
+static bool have_hash(s3_call *self) {
+  if (self->hash[0] != '\0') return true;
+  const char *body = self->request.body == NULL ? "" : self->request.body;
+  size_t length = self->request.body_length;
+  if (self->client->config.unsigned_payload && length > 0) return true;
+  if (length <= S3_HASH_HERE_MOST) {
+    sign_sha256_hex(body, length, self->hash);
+    return true;
+  }
+  self->hashing = s3_hash_start(self->client->on, body, length, on_hash, self);
+  if (self->hashing == NULL) fail_memory(self);
+  return false;
+}
+
+static void on_identity(void *data) {
+  begin_attempt(data);
+}
+
+static void begin_attempt(s3_call *self) {
+  const s3_identity *identity =
+      s3_credentials_get(self->client->credentials, &self->identity_wait);
+  if (identity == NULL) {
+    const char *problem = s3_credentials_problem(self->client->credentials);
+    if (problem == NULL) return; /* on_identity comes */
+    s3_failure_set(&self->failure, S3_CONFIG, NULL, "%s", problem);
+    fail(self);
+    return;
+  }
+  if (!have_hash(self)) return;
+  sign_result signature = {0};
+  self->retries.attempts++;
+  if (sign_attempt(self, identity, &signature)) {
+    send_attempt(self, &signature);
+  } else {
+    fail_memory(self);
+  }
+  sign_result_free(&signature);
+}
+
+/* ---- from outside ---- */
+
+static bool take_request(s3_call *self, const s3_call_request *request) {
+  self->request = *request;
+  if (request->key != NULL) {
+    self->key = malloc(request->key_length + 1);
+    if (self->key == NULL) return false;
+    memcpy(self->key, request->key, request->key_length);
+    self->key[request->key_length] = '\0';
+  }
+  self->request.key = self->key;
+  if (request->query != NULL && !http_headers_add_all(&self->query, request->query)) return false;
+  if (request->headers != NULL && !http_headers_add_all(&self->headers, request->headers))
+    return false;
+  self->request.query = self->request.headers = NULL;
+  if (request->payload_hash != NULL)
+    snprintf(self->hash, sizeof self->hash, "%s", request->payload_hash);
+  return s3_url_append(&self->url, self->client, self->key, request->key_length);
+}
+
+s3_call *s3_call_start(s3_client *client, const s3_call_request *request) {
+  s3_call *self = calloc(1, sizeof *self);
+  if (self == NULL) return NULL;
+  self->client = s3_client_hold(client);
+  self->identity_wait = (s3_credentials_wait){.ready = on_identity, .data = self};
+  if (!take_request(self, request)) {
+    s3_call_free(self);
+    return NULL;
+  }
+  double deadline = request->deadline > 0 ? request->deadline : client->config.deadline;
+  if (deadline > 0 && deadline < 1e9) self->deadline = uv_hrtime() + (uint64_t)(deadline * 1e9);
+  begin_attempt(self);
+  return self;
+}
+
+const s3_failure *s3_call_failure(const s3_call *self) {
+  return &self->failure;
+}
+
+int s3_call_status(const s3_call *self) {
+  return self->transfer == NULL ? 0 : http_transfer_response(self->transfer)->status;
+}
+
+bytes *s3_call_body(s3_call *self) {
+  return &self->body;
+}
+
+const http_headers *s3_call_headers(const s3_call *self) {
+  static const http_headers NONE;
+  return self->transfer == NULL ? &NONE : &http_transfer_response(self->transfer)->headers;
+}
+
+const char *s3_call_header(const s3_call *self, const char *name) {
+  return http_headers_get(s3_call_headers(self), name);
+}
+
+void s3_call_resume(s3_call *self) {
+  if (self->transfer != NULL) http_transfer_resume(self->transfer);
+}
+
+void s3_call_free(s3_call *self) {
+  if (self == NULL) return;
+  s3_credentials_leave(self->client->credentials, &self->identity_wait);
+  s3_hash_cancel(self->hashing);
+  loop_timer_stop(self->client->on, self->timer);
+  http_transfer_free(self->transfer);
+  http_headers_free(&self->query);
+  http_headers_free(&self->headers);
+  bytes_free(&self->url);
+  bytes_free(&self->body);
+  free(self->key);
+  s3_client_release(self->client);
+  free(self);
+}
