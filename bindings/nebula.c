@@ -10,9 +10,11 @@
 // clang-format off: a subject a line, so that adding one touches no other
 static const luaL_Reg SUBJECTS[] = {
     {"crypto", lua_open_crypto},
+    {"http", lua_open_http},
     {"json", lua_open_json},
     {"log", lua_open_log},
     {"pg", lua_open_pg},
+    {"s3", lua_open_s3},
     {"task", lua_open_task},
     {"time", lua_open_time},
     {NULL, NULL},

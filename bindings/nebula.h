@@ -5,9 +5,11 @@
 #include <lua.h>
 
 int lua_open_crypto(lua_State *L);
+int lua_open_http(lua_State *L);
 int lua_open_json(lua_State *L);
 int lua_open_log(lua_State *L);
 int lua_open_pg(lua_State *L);
+int lua_open_s3(lua_State *L);
 int lua_open_task(lua_State *L);
 int lua_open_time(lua_State *L);
 

@@ -1,0 +1,106 @@
+/* lua_options.c: the options of object methods as the headers they stand for. */
+#include <lauxlib.h>
+#include <string.h>
+#include "base/lua_error.h"
+#include "base/lua_options.h"
+#include "http/lua_client.h"
+#include "http/uri.h"
+#include "s3/lua_call.h"
+
+enum { METADATA_BYTES_MOST = 2048 };
+
+/* An ETag is quoted on the wire, "*" is not. */
+static void add_condition(lua_State *L, int index, const char *call, const char *option,
+                          const char *header, http_headers *out) {
+  const char *etag = NULL;
+  size_t length = 0;
+  if (!opt_string(L, index, call, option, &etag, &length)) return;
+  if (strcmp(etag, "*") == 0 || etag[0] == '"') {
+    lua_http_headers_add(L, call, out, header, etag, length);
+    return;
+  }
+  const char *quoted = lua_pushfstring(L, "\"%s\"", etag);
+  lua_http_headers_add(L, call, out, header, quoted, strlen(quoted));
+  lua_pop(L, 1);
+}
+
+void lua_s3_read_conditions(lua_State *L, int index, const char *call, http_headers *out) {
+  add_condition(L, index, call, "if_match", "If-Match", out);
+  add_condition(L, index, call, "if_none_match", "If-None-Match", out);
+}
+
+static void add_plain(lua_State *L, int index, const char *call, http_headers *out) {
+  static const char *const HEADERS[][2] = {
+      {"content_type", "Content-Type"},
+      {"content_encoding", "Content-Encoding"},
+      {"content_disposition", "Content-Disposition"},
+      {"content_language", "Content-Language"},
+      {"cache_control", "Cache-Control"},
+      {"storage_class", "x-amz-storage-class"},
+      {"sse", "x-amz-server-side-encryption"},
+      {"sse_kms_key_id", "x-amz-server-side-encryption-aws-kms-key-id"},
+  };
+  for (size_t i = 0; i < sizeof HEADERS / sizeof HEADERS[0]; i++) {
+    const char *value = NULL;
+    size_t length = 0;
+    if (opt_string(L, index, call, HEADERS[i][0], &value, &length))
+      lua_http_headers_add(L, call, out, HEADERS[i][1], value, length);
+  }
+}
+
+static _Noreturn void refuse_pairs(lua_State *L, const char *call, const char *option) {
+  err_raisef(L, ERR_VALIDATION, "s3", "%s: %s must be a table of strings by name", call, option);
+}
+
+static void add_metadata(lua_State *L, int index, const char *call, http_headers *out) {
+  int type = lua_getfield(L, index, "metadata");
+  if (type != LUA_TNIL && type != LUA_TTABLE) refuse_pairs(L, call, "metadata");
+  size_t before = out->bytes;
+  for (lua_pushnil(L); type == LUA_TTABLE && lua_next(L, -2) != 0; lua_pop(L, 1)) {
+    // stack: metadata, name, value
+    if (lua_type(L, -2) != LUA_TSTRING || !lua_isstring(L, -1)) refuse_pairs(L, call, "metadata");
+    const char *name = lua_pushfstring(L, "x-amz-meta-%s", lua_tostring(L, -2));
+    size_t length;
+    const char *value = lua_tolstring(L, -2, &length);
+    lua_http_headers_add(L, call, out, name, value, length);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  if (out->bytes - before > METADATA_BYTES_MOST)
+    err_raisef(L, ERR_VALIDATION, "s3", "%s: metadata is %d bytes long, S3 takes %d", call,
+               (int)(out->bytes - before), METADATA_BYTES_MOST);
+}
+
+/* "name=value&name=value", percent-encoded. */
+static void add_tags(lua_State *L, int index, const char *call, http_headers *out) {
+  int type = lua_getfield(L, index, "tags");
+  if (type == LUA_TNIL) {
+    lua_pop(L, 1);
+    return;
+  }
+  if (type != LUA_TTABLE) refuse_pairs(L, call, "tags");
+  http_headers *pairs = lua_http_headers_new(L); // stack: tags, anchor
+  for (lua_pushnil(L); lua_next(L, -3) != 0; lua_pop(L, 1)) {
+    if (lua_type(L, -2) != LUA_TSTRING || !lua_isstring(L, -1)) refuse_pairs(L, call, "tags");
+    lua_s3_add(L, pairs, lua_tostring(L, -2), lua_tostring(L, -1));
+  }
+  bytes text = {0};
+  for (size_t i = 0; i < pairs->count; i++) {
+    if (i > 0) bytes_append_char(&text, '&');
+    uri_encode(&text, pairs->items[i].name, strlen(pairs->items[i].name), false);
+    bytes_append_char(&text, '=');
+    uri_encode(&text, pairs->items[i].value, strlen(pairs->items[i].value), false);
+  }
+  bool well = !text.failed && http_headers_add(out, "x-amz-tagging", bytes_text(&text));
+  bytes_free(&text);
+  if (!well) luaL_error(L, "not enough memory");
+  lua_pop(L, 2);
+}
+
+void lua_s3_read_object_options(lua_State *L, int index, const char *call, http_headers *out) {
+  if (lua_isnoneornil(L, index)) return;
+  index = lua_absindex(L, index);
+  add_plain(L, index, call, out);
+  add_metadata(L, index, call, out);
+  add_tags(L, index, call, out);
+}
