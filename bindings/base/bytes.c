@@ -16,7 +16,8 @@ bool bytes_reserve(bytes *self, size_t more) {
   }
   size_t wanted = self->length + more + 1;
   size_t capacity = self->capacity < 64 ? 64 : self->capacity;
-  while (capacity < wanted) capacity *= 2;
+  while (capacity < wanted)
+    capacity *= 2;
   char *data = realloc(self->data, capacity);
   if (data == NULL) {
     self->failed = true;

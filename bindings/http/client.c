@@ -169,7 +169,8 @@ void http_client_close(http_client *self) {
     }
   }
   loop_defer_cancel(self->on, &self->deferred);
-  while (self->spares > 0) curl_easy_cleanup(self->spare[--self->spares]);
+  while (self->spares > 0)
+    curl_easy_cleanup(self->spare[--self->spares]);
   curl_multi_cleanup(self->multi);
   uv_close((uv_handle_t *)&self->timer, timer_closed);
 }

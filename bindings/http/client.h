@@ -1,8 +1,9 @@
 /* client.h: libcurl's multi interface in the one loop.
  *
  * A client owns the multi handle with its pool of kept-alive connections; every transfer of a Lua
- * state goes through one. libcurl tells which sockets and which timeout it waits for, libuv does the
- * waiting. libcurl resolves names on threads of its own. Everything runs on the loop's thread. */
+ * state goes through one. libcurl tells which sockets and which timeout it waits for, libuv does
+ * the waiting. libcurl resolves names on threads of its own. Everything runs on the loop's thread.
+ */
 #ifndef NEBULA_HTTP_CLIENT_H
 #define NEBULA_HTTP_CLIENT_H
 

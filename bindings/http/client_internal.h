@@ -12,8 +12,8 @@ struct http_client {
   loop *on;
   CURLM *multi;
   uv_timer_t timer;
-  loop_deferred deferred;         /* resumes and removals asked for from inside of libcurl */
-  http_transfer *first;           /* every transfer of this client, in flight or done */
+  loop_deferred deferred;          /* resumes and removals asked for from inside of libcurl */
+  http_transfer *first;            /* every transfer of this client, in flight or done */
   CURL *spare[HTTP_SPARE_HANDLES]; /* easy handles kept for reuse */
   int spares;
   int inside; /* depth of calls into libcurl: its callbacks may not call it back */

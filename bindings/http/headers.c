@@ -5,8 +5,8 @@
 #include <string.h>
 #include <strings.h>
 
-bool http_headers_add_n(http_headers *self, const char *name, size_t name_length,
-                        const char *value, size_t value_length) {
+bool http_headers_add_n(http_headers *self, const char *name, size_t name_length, const char *value,
+                        size_t value_length) {
   if (self->count == self->capacity) {
     size_t capacity = self->capacity == 0 ? 8 : self->capacity * 2;
     http_header *items = realloc(self->items, capacity * sizeof *items);
@@ -59,7 +59,8 @@ bool http_header_is_valid(const char *name, size_t name_length, const char *valu
 }
 
 void http_headers_clear(http_headers *self) {
-  for (size_t i = 0; i < self->count; i++) free(self->items[i].name);
+  for (size_t i = 0; i < self->count; i++)
+    free(self->items[i].name);
   self->count = 0;
   self->bytes = 0;
 }

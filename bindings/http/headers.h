@@ -20,8 +20,8 @@ typedef struct http_headers {
 
 /* Copies both. Returns false on a lack of memory. */
 bool http_headers_add(http_headers *self, const char *name, const char *value);
-bool http_headers_add_n(http_headers *self, const char *name, size_t name_length,
-                        const char *value, size_t value_length);
+bool http_headers_add_n(http_headers *self, const char *name, size_t name_length, const char *value,
+                        size_t value_length);
 
 /* The first value under that name, whatever its case, or NULL. */
 const char *http_headers_get(const http_headers *self, const char *name);

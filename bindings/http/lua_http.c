@@ -74,8 +74,8 @@ static const char *kind_of(http_outcome outcome) {
 static _Noreturn void raise_outcome(lua_State *L, const http_response *response) {
   http_outcome outcome = response->outcome;
   err_info info = {.kind = kind_of(outcome), .message = response->message};
-  info.retryable = outcome == HTTP_FAILED || outcome == HTTP_NOT_CONNECTED ||
-                   outcome == HTTP_TIMED_OUT;
+  info.retryable =
+      outcome == HTTP_FAILED || outcome == HTTP_NOT_CONNECTED || outcome == HTTP_TIMED_OUT;
   if (outcome == HTTP_NO_MEMORY) luaL_error(L, "not enough memory");
   err_raise(L, &info);
 }
@@ -138,7 +138,8 @@ static int request_done(lua_State *L, int status, lua_KContext context) {
 static void check_url(lua_State *L, const char *url, size_t length) {
   uri_parts parts;
   bool well = strlen(url) == length && uri_split(url, &parts);
-  for (const char *c = url; well && *c != '\0'; c++) well = (unsigned char)*c > ' ' && *c != 0x7f;
+  for (const char *c = url; well && *c != '\0'; c++)
+    well = (unsigned char)*c > ' ' && *c != 0x7f;
   if (!well) {
     err_raisef(L, ERR_VALIDATION, NULL,
                CALL ": url must be http://... or https://..., with blanks and controls as %%XX");
@@ -155,7 +156,8 @@ static void read_body(lua_State *L, exchange *self, const http_headers *headers,
     request->body = self->json.data;
     request->body_length = self->json.length;
     if (http_headers_get(headers, "content-type") == NULL)
-      lua_http_headers_add(L, CALL, (http_headers *)headers, "Content-Type", "application/json", 16);
+      lua_http_headers_add(L, CALL, (http_headers *)headers, "Content-Type", "application/json",
+                           16);
   }
   lua_pop(L, 1);
   bool empty = strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0 ||
@@ -185,9 +187,10 @@ static void check_expect(lua_State *L) {
 }
 
 static int lua_http_request(lua_State *L) {
-  static const char *const NAMES[] = {"method", "url", "headers", "body", "json", "deadline",
-                                      "max_bytes", "expect", "connect_timeout", "stall_timeout",
-                                      "proxy", "ca_file", "follow_redirects", NULL};
+  static const char *const NAMES[] = {
+      "method",           "url",    "headers",         "body",          "json",  "deadline",
+      "max_bytes",        "expect", "connect_timeout", "stall_timeout", "proxy", "ca_file",
+      "follow_redirects", NULL};
   lua_settop(L, 1);
   luaL_checktype(L, OPTIONS, LUA_TTABLE);
   opt_check(L, OPTIONS, CALL, NAMES);
@@ -204,8 +207,8 @@ static int lua_http_request(lua_State *L) {
   if (lua_getfield(L, OPTIONS, "headers") != LUA_TNIL)
     lua_http_headers_read(L, -1, CALL, "headers", headers);
   lua_pop(L, 1);
-  bool sends = lua_getfield(L, OPTIONS, "body") != LUA_TNIL ||
-               lua_getfield(L, OPTIONS, "json") != LUA_TNIL;
+  bool sends =
+      lua_getfield(L, OPTIONS, "body") != LUA_TNIL || lua_getfield(L, OPTIONS, "json") != LUA_TNIL;
   lua_settop(L, HEADERS);
   if (!has_method) request.method = sends ? "POST" : "GET";
   read_body(L, self, headers, &request);

@@ -51,15 +51,18 @@ static bool take_header(http_transfer *self, const char *line, size_t length) {
     return colon == NULL;
   }
   const char *value = colon + 1, *end = line + length;
-  while (value < end && isspace((unsigned char)*value)) value++;
-  while (end > value && isspace((unsigned char)end[-1])) end--;
+  while (value < end && isspace((unsigned char)*value))
+    value++;
+  while (end > value && isspace((unsigned char)end[-1]))
+    end--;
   size_t name_length = (size_t)(colon - line);
   if (!http_headers_add_n(headers, line, name_length, value, (size_t)(end - value))) {
     self->no_memory = true;
     return false;
   }
   char *name = headers->items[headers->count - 1].name;
-  for (; *name != '\0'; name++) *name = (char)tolower((unsigned char)*name);
+  for (; *name != '\0'; name++)
+    *name = (char)tolower((unsigned char)*name);
   return true;
 }
 
@@ -136,7 +139,8 @@ static size_t on_pull(char *into, size_t size, size_t count, void *data) {
   return CURL_READFUNC_ABORT;
 }
 
-/* libcurl calls this at least once a second: ends a dropped transfer and the wait for a first byte. */
+/* libcurl calls this at least once a second: ends a dropped transfer and the wait for a first byte.
+ */
 static int on_progress(void *data, curl_off_t down_total, curl_off_t down, curl_off_t up_total,
                        curl_off_t up) {
   (void)down_total, (void)down;

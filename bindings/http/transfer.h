@@ -20,14 +20,14 @@
 typedef struct http_transfer http_transfer;
 
 typedef enum http_outcome {
-  HTTP_DONE,           /* an answer came, whatever its status */
-  HTTP_FAILED,         /* the connection broke, or the answer was no HTTP or cut short */
-  HTTP_NOT_CONNECTED,  /* no name, no connection, no TLS: the server saw nothing of the request */
-  HTTP_TIMED_OUT,      /* one of the request's deadlines */
-  HTTP_TOO_LARGE,      /* the answer passed max_bytes */
-  HTTP_ABORTED,        /* pull or push said so */
-  HTTP_CANCELLED,      /* the client was closed */
-  HTTP_REFUSED,        /* the URL or an option is no good */
+  HTTP_DONE,          /* an answer came, whatever its status */
+  HTTP_FAILED,        /* the connection broke, or the answer was no HTTP or cut short */
+  HTTP_NOT_CONNECTED, /* no name, no connection, no TLS: the server saw nothing of the request */
+  HTTP_TIMED_OUT,     /* one of the request's deadlines */
+  HTTP_TOO_LARGE,     /* the answer passed max_bytes */
+  HTTP_ABORTED,       /* pull or push said so */
+  HTTP_CANCELLED,     /* the client was closed */
+  HTTP_REFUSED,       /* the URL or an option is no good */
   HTTP_NO_MEMORY,
 } http_outcome;
 
@@ -73,7 +73,7 @@ typedef struct http_request {
 
 typedef struct http_response {
   http_outcome outcome;
-  int status; /* 0 where none came */
+  int status;           /* 0 where none came */
   http_headers headers; /* names in lower case */
   bytes body;
   char message[512]; /* what failed, where; empty where nothing did */

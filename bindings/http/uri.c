@@ -88,9 +88,11 @@ bool uri_normalize_path(bytes *out, const char *path, size_t length) {
   bool directory = true; /* the path so far ends in a slash */
   bytes_append_char(out, '/');
   for (size_t i = 0; i < length;) {
-    while (i < length && path[i] == '/') i++;
+    while (i < length && path[i] == '/')
+      i++;
     size_t begin = i;
-    while (i < length && path[i] != '/') i++;
+    while (i < length && path[i] != '/')
+      i++;
     size_t segment = i - begin;
     if (segment == 0) break;
     bool up = segment == 2 && memcmp(path + begin, "..", 2) == 0;
@@ -98,7 +100,8 @@ bool uri_normalize_path(bytes *out, const char *path, size_t length) {
       directory = true;
       if (!up || out->failed || out->length <= start + 1) continue;
       out->length--; /* the slash at the end, then the segment before it */
-      while (out->data[out->length - 1] != '/') out->length--;
+      while (out->data[out->length - 1] != '/')
+        out->length--;
       out->data[out->length] = '\0';
       continue;
     }

@@ -1,5 +1,5 @@
-/* uri.h: taking URLs apart and percent-encoding (RFC 3986), as request signing needs it: exact, byte
- * for byte, with nothing normalised that nobody asked for. */
+/* uri.h: taking URLs apart and percent-encoding (RFC 3986), as request signing needs it: exact,
+ * byte for byte, with nothing normalised that nobody asked for. */
 #ifndef NEBULA_HTTP_URI_H
 #define NEBULA_HTTP_URI_H
 

@@ -169,20 +169,24 @@ static bool correct(s3_call *self, const s3_verdict *verdict) {
 static void on_transfer(http_transfer *transfer, void *data) {
   s3_call *self = data;
   s3_verdict verdict;
-  s3_judged judged = {.client = self->client, .what = self->request.what, .key = self->key,
+  s3_judged judged = {.client = self->client,
+                      .what = self->request.what,
+                      .key = self->key,
                       .key_length = self->request.key_length,
                       .has_body = strcmp(self->request.method, "HEAD") != 0,
-                      .check_body = self->request.check_body, .body = bytes_text(&self->body),
-                      .body_length = self->body.length, .sent_at = self->sent_at};
+                      .check_body = self->request.check_body,
+                      .body = bytes_text(&self->body),
+                      .body_length = self->body.length,
+                      .sent_at = self->sent_at};
   s3_judge(&judged, http_transfer_response(transfer), &verdict);
   self->failure = verdict.failure;
   s3_failure *failure = &self->failure;
   if (self->over_limit)
-    s3_failure_set(failure, S3_LIMIT, NULL,
-                   "S3 %s \"%.100s\": it is larger than the limit of %zu bytes: raise max_bytes, or "
-                   "read it in pieces with :reader",
-                   self->request.what, self->key == NULL ? "" : self->key,
-                   self->request.max_bytes);
+    s3_failure_set(
+        failure, S3_LIMIT, NULL,
+        "S3 %s \"%.100s\": it is larger than the limit of %zu bytes: raise max_bytes, or "
+        "read it in pieces with :reader",
+        self->request.what, self->key == NULL ? "" : self->key, self->request.max_bytes);
   if (failure->kind == S3_WELL || failure->kind == S3_ABSENT)
     retry_succeeded(&self->client->quota, &self->retries);
   if (failure->kind == S3_WELL || failure->kind == S3_CLOSED || self->delivered) {
@@ -294,8 +298,7 @@ static void on_identity(void *data) {
 }
 
 static void begin_attempt(s3_call *self) {
-  const s3_identity *identity =
-      s3_credentials_get(self->client->credentials, &self->identity_wait);
+  const s3_identity *identity = s3_credentials_get(self->client->credentials, &self->identity_wait);
   if (identity == NULL) {
     const char *problem = s3_credentials_problem(self->client->credentials);
     if (problem == NULL) return; /* on_identity comes */

@@ -1,8 +1,9 @@
 /* call.h: one request to S3, signed, sent, judged, and tried again where that may help.
  *
  * A call copies what it is given, except for the body's bytes. It signs every attempt anew, waits
- * between attempts as retry.h says, corrects for the server's clock, asks for fresh credentials when
- * theirs have expired, and tells its end once, from the loop. Freeing a call before that cancels it. */
+ * between attempts as retry.h says, corrects for the server's clock, asks for fresh credentials
+ * when theirs have expired, and tells its end once, from the loop. Freeing a call before that
+ * cancels it. */
 #ifndef NEBULA_S3_CALL_H
 #define NEBULA_S3_CALL_H
 
@@ -15,11 +16,11 @@
 typedef struct s3_call s3_call;
 
 typedef struct s3_call_request {
-  const char *what;   /* "get", for messages */
+  const char *what; /* "get", for messages */
   const char *method;
   const char *key; /* NULL: the bucket itself */
   size_t key_length;
-  const http_headers *query;   /* name and value, not encoded; a sub-resource has value "" */
+  const http_headers *query; /* name and value, not encoded; a sub-resource has value "" */
   const http_headers *headers;
   const char *body; /* must stay valid until on_done or the free; NULL: none */
   size_t body_length;
@@ -27,9 +28,9 @@ typedef struct s3_call_request {
   size_t max_bytes;         /* of the answer's body; 0: no limit */
   http_push_fn *push;       /* takes the body of a good answer instead of s3_call_body */
   bool (*on_head)(s3_call *self, void *data); /* before a good answer's body; false aborts */
-  bool once;                /* not to be repeated where the first may have had an effect */
-  bool check_body;          /* a 200 may carry an <Error> (copy, complete) */
-  double deadline;          /* seconds; 0: the client's */
+  bool once;       /* not to be repeated where the first may have had an effect */
+  bool check_body; /* a 200 may carry an <Error> (copy, complete) */
+  double deadline; /* seconds; 0: the client's */
   void (*on_done)(s3_call *self, void *data);
   void *data;
 } s3_call_request;

@@ -37,8 +37,8 @@ s3_client *s3_client_new(http_client *http, const s3_config *config) {
   const char *region = config->region == NULL ? "us-east-1" : config->region;
   own->region = copy(region, &well);
   own->bucket = copy(config->bucket, &well);
-  own->endpoint = config->endpoint == NULL ? default_endpoint(region, &well)
-                                           : copy(config->endpoint, &well);
+  own->endpoint =
+      config->endpoint == NULL ? default_endpoint(region, &well) : copy(config->endpoint, &well);
   own->proxy = copy(config->proxy, &well);
   own->ca_file = copy(config->ca_file, &well);
   own->access_key_id = own->secret_access_key = own->session_token = own->profile = NULL;
@@ -49,7 +49,8 @@ s3_client *s3_client_new(http_client *http, const s3_config *config) {
     return NULL;
   }
   char *end = (char *)own->endpoint + strlen(own->endpoint);
-  while (end > own->endpoint && end[-1] == '/') *--end = '\0';
+  while (end > own->endpoint && end[-1] == '/')
+    *--end = '\0';
   retry_quota_init(&self->quota);
   return self;
 }
@@ -106,8 +107,7 @@ const char *s3_config_problem(const s3_config *config, char *buffer, size_t size
   uri_parts parts;
   if (config->endpoint != NULL &&
       (!uri_split(config->endpoint, &parts) || parts.query.length > 0)) {
-    snprintf(buffer, size,
-             "endpoint is no URL of the form https://host[:port]: check S3_ENDPOINT");
+    snprintf(buffer, size, "endpoint is no URL of the form https://host[:port]: check S3_ENDPOINT");
     return buffer;
   }
   if (config->endpoint != NULL && strchr(config->endpoint, '@') != NULL)

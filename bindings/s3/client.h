@@ -23,7 +23,7 @@ typedef struct s3_config {
   bool unsigned_payload; /* bodies are not hashed; their integrity is TLS's business then */
   int attempts;          /* at most, of one request */
   double connect_timeout, first_byte_timeout, stall_timeout; /* seconds */
-  double deadline;       /* of one operation, retries included; 0: none */
+  double deadline; /* of one operation, retries included; 0: none */
 } s3_config;
 
 typedef struct s3_client {

@@ -1,5 +1,5 @@
-/* credentials.c: see credentials.h. A search runs on the thread pool with copies of its own, so that
- * the provider may be freed while it runs. */
+/* credentials.c: see credentials.h. A search runs on the thread pool with copies of its own, so
+ * that the provider may be freed while it runs. */
 #include "s3/credentials.h"
 
 #include <stdio.h>
@@ -188,7 +188,8 @@ bool s3_credentials_expire(s3_credentials *self) {
 
 void s3_credentials_leave(s3_credentials *self, s3_credentials_wait *wait) {
   s3_credentials_wait **at = &self->waiting;
-  while (*at != NULL && *at != wait) at = &(*at)->next;
+  while (*at != NULL && *at != wait)
+    at = &(*at)->next;
   if (*at != NULL) *at = wait->next;
   wait->queued = false;
 }

@@ -28,8 +28,7 @@ static void hash_run(uv_work_t *work) {
   for (size_t at = 0; well && at < self->length; at += PIECE) {
     size_t piece = self->length - at < PIECE ? self->length - at : PIECE;
     uv_mutex_lock(&self->reading);
-    well = !atomic_load(&self->cancelled) &&
-           EVP_DigestUpdate(context, self->from + at, piece) == 1;
+    well = !atomic_load(&self->cancelled) && EVP_DigestUpdate(context, self->from + at, piece) == 1;
     uv_mutex_unlock(&self->reading);
   }
   unsigned char digest[EVP_MAX_MD_SIZE];

@@ -1,7 +1,7 @@
 /* hash.h: the SHA-256 of many bytes, on the thread pool.
  *
- * Cancelling waits for the piece that is being read at that moment (a tenth of a millisecond), after
- * which the bytes may go away. */
+ * Cancelling waits for the piece that is being read at that moment (a tenth of a millisecond),
+ * after which the bytes may go away. */
 #ifndef NEBULA_S3_HASH_H
 #define NEBULA_S3_HASH_H
 

@@ -150,21 +150,21 @@ static void judge_time(const s3_judged *request, const http_response *response, 
   time_t theirs = text == NULL ? -1 : curl_getdate(text, NULL);
   if (theirs < 0 || response->status != 403) return;
   int64_t ahead = (int64_t)theirs - request->sent_at;
-  out->skewed = strcmp(code, "RequestTimeTooSkewed") == 0 || ahead > SKEW_LEAST ||
-                ahead < -SKEW_LEAST;
+  out->skewed =
+      strcmp(code, "RequestTimeTooSkewed") == 0 || ahead > SKEW_LEAST || ahead < -SKEW_LEAST;
   out->skew = ahead;
 }
 
 static void judge_error(const s3_judged *request, const http_response *response, const told *error,
                         s3_verdict *out) {
-  static const char *const AGAIN[] = {"SlowDown", "RequestTimeout", "InternalError",
+  static const char *const AGAIN[] = {"SlowDown",           "RequestTimeout",  "InternalError",
                                       "ServiceUnavailable", "TooManyRequests", "Throttling",
-                                      "OperationAborted", "BadDigest", NULL};
+                                      "OperationAborted",   "BadDigest",       NULL};
   static const char *const EXPIRED[] = {"ExpiredToken", "TokenRefreshRequired", NULL};
   s3_failure *failure = &out->failure;
   int status = response->status;
-  const char *code = error->code[0] != '\0' ? error->code
-                                            : code_of_status(status, request->key != NULL);
+  const char *code =
+      error->code[0] != '\0' ? error->code : code_of_status(status, request->key != NULL);
   char where[400];
   describe(request, where, sizeof where);
   const char *remedy = remedy_of(code);
@@ -175,8 +175,8 @@ static void judge_error(const s3_judged *request, const http_response *response,
   failure->status = status;
   failure->retry_after = retry_after(response);
   out->untouched = status == 429 || status == 503;
-  out->again = out->untouched || (status >= 500 && status != 501 && status != 505) ||
-               any(code, AGAIN);
+  out->again =
+      out->untouched || (status >= 500 && status != 501 && status != 505) || any(code, AGAIN);
   out->expired = any(code, EXPIRED);
   failure->retryable = out->again;
   judge_time(request, response, code, out);
@@ -212,7 +212,9 @@ static void judge_silence(const s3_judged *request, const http_response *respons
   case HTTP_CANCELLED:
     s3_failure_set(failure, S3_CLOSED, NULL, "%s: the host is closing", where);
     break;
-  case HTTP_NO_MEMORY: s3_failure_set(failure, S3_NO_MEMORY, NULL, "%s: out of memory", where); break;
+  case HTTP_NO_MEMORY:
+    s3_failure_set(failure, S3_NO_MEMORY, NULL, "%s: out of memory", where);
+    break;
   case HTTP_ABORTED: s3_failure_set(failure, S3_IO, NULL, "%s: its consumer gave up", where); break;
   default:
     s3_failure_set(failure, S3_REFUSED, "ConnectionBroken", "%s: the connection broke (%s)", where,
@@ -231,8 +233,8 @@ void s3_judge(const s3_judged *request, const http_response *response, s3_verdic
   }
   told error = {0};
   bool good = response->status / 100 == 2;
-  bool is_error = (!good || request->check_body) && request->has_body &&
-                  read_error(request, &error, out);
+  bool is_error =
+      (!good || request->check_body) && request->has_body && read_error(request, &error, out);
   if (good && !is_error) return;
   judge_error(request, response, &error, out);
   /* An error under 200 is S3's way to report a late internal failure: it may be tried again. */

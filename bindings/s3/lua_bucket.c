@@ -61,10 +61,23 @@ static void read_config(lua_State *L, s3_config *config) {
 }
 
 static int lua_s3_connect(lua_State *L) {
-  static const char *const NAMES[] = {
-      "endpoint", "region", "bucket", "access_key_id", "secret_access_key", "session_token",
-      "profile", "ca_file", "proxy", "path_style", "unsigned_payload", "attempts",
-      "connect_timeout", "first_byte_timeout", "stall_timeout", "deadline", NULL};
+  static const char *const NAMES[] = {"endpoint",
+                                      "region",
+                                      "bucket",
+                                      "access_key_id",
+                                      "secret_access_key",
+                                      "session_token",
+                                      "profile",
+                                      "ca_file",
+                                      "proxy",
+                                      "path_style",
+                                      "unsigned_payload",
+                                      "attempts",
+                                      "connect_timeout",
+                                      "first_byte_timeout",
+                                      "stall_timeout",
+                                      "deadline",
+                                      NULL};
   lua_settop(L, 1);
   luaL_checktype(L, 1, LUA_TTABLE);
   opt_check(L, 1, CONNECT, NAMES);

@@ -77,8 +77,10 @@ const xml_node *lua_s3_call_xml(lua_State *L, lua_s3_call *self, const char *roo
   const xml_node *node = xml_root(self->document);
   if (xml_is(node, root)) return node;
   err_info info = {.kind = ERR_S3, .source = "s3", .code = "MalformedAnswer", .retryable = true};
-  info.message = lua_pushfstring(L, "S3 answered with something else than a <%s> document: is the "
-                                    "endpoint an S3 service?", root);
+  info.message = lua_pushfstring(L,
+                                 "S3 answered with something else than a <%s> document: is the "
+                                 "endpoint an S3 service?",
+                                 root);
   err_raise(L, &info);
 }
 
@@ -101,9 +103,12 @@ static const char *kind_name(s3_kind kind) {
 
 _Noreturn void lua_s3_raise(lua_State *L, const s3_failure *failure) {
   if (failure->kind == S3_NO_MEMORY) luaL_error(L, "not enough memory");
-  err_info info = {.kind = kind_name(failure->kind), .source = "s3", .message = failure->message,
+  err_info info = {.kind = kind_name(failure->kind),
+                   .source = "s3",
+                   .message = failure->message,
                    .code = failure->code[0] == '\0' ? NULL : failure->code,
-                   .retryable = failure->retryable, .retry_after = failure->retry_after};
+                   .retryable = failure->retryable,
+                   .retry_after = failure->retry_after};
   err_raise(L, &info);
 }
 

@@ -27,8 +27,8 @@ typedef struct lua_s3_call {
 /* Pushes an empty one. */
 lua_s3_call *lua_s3_call_new(lua_State *L);
 
-/* Starts the request (its query, headers, on_done and data are set here) and waits; `done` runs when
- * it has ended, well or not, with `index`, the userdata's place, as its context. Use as
+/* Starts the request (its query, headers, on_done and data are set here) and waits; `done` runs
+ * when it has ended, well or not, with `index`, the userdata's place, as its context. Use as
  * `return lua_s3_call_wait(...)`. */
 int lua_s3_call_wait(lua_State *L, lua_s3_call *self, s3_client *client, s3_call_request *request,
                      int index, lua_KFunction done);
@@ -65,12 +65,13 @@ void lua_s3_push_stored(lua_State *L, const s3_client *client, const char *key, 
 
 /* Appends the headers that options of get, head, put and copy stand for; raises `validation`. */
 void lua_s3_read_conditions(lua_State *L, int index, const char *call, http_headers *out);
+void lua_s3_read_put_conditions(lua_State *L, int index, const char *call, http_headers *out);
 void lua_s3_read_object_options(lua_State *L, int index, const char *call, http_headers *out);
 
 /* The names that the two above understand, for a method's list of options. */
 #define S3_CONDITION_OPTIONS "if_match", "if_none_match"
 #define S3_OBJECT_OPTIONS                                                                          \
-  "content_type", "content_encoding", "content_disposition", "content_language", "cache_control", \
+  "content_type", "content_encoding", "content_disposition", "content_language", "cache_control",  \
       "metadata", "storage_class", "sse", "sse_kms_key_id", "tags"
 
 /* Set the Bucket's methods of one file into the table on top. */

@@ -137,7 +137,8 @@ static int page_done(lua_State *L, int status, lua_KContext context) {
   const xml_node *root = lua_s3_call_xml(L, &self->call, "ListBucketResult");
   self->object = xml_child(root, "Contents");
   self->prefix = xml_child(root, "CommonPrefixes");
-  const char *more = xml_value(root, "IsTruncated"), *token = xml_value(root, "NextContinuationToken");
+  const char *more = xml_value(root, "IsTruncated"),
+             *token = xml_value(root, "NextContinuationToken");
   free(self->token);
   self->token = NULL;
   if (more != NULL && strcmp(more, "true") == 0 && token != NULL && token[0] != '\0') {

@@ -83,8 +83,8 @@ static int get_done(lua_State *L, int status, lua_KContext context) {
 }
 
 static int bucket_get(lua_State *L) {
-  static const char *const NAMES[] = {"range", S3_CONDITION_OPTIONS, "version", "max_bytes",
-                                      "deadline", NULL};
+  static const char *const NAMES[] = {"range",     S3_CONDITION_OPTIONS, "version",
+                                      "max_bytes", "deadline",           NULL};
   static const char WHAT[] = "bucket:get";
   s3_client *client = lua_s3_client(L, BUCKET);
   s3_call_request request = {.what = "get", .method = "GET"};
@@ -200,8 +200,8 @@ static void add_source(lua_State *L, int options, const s3_client *client, lua_s
 
 /* bucket:copy(from, to, options) */
 static int bucket_copy(lua_State *L) {
-  static const char *const NAMES[] = {S3_OBJECT_OPTIONS, "from_bucket", "if_none_match",
-                                      "deadline", NULL};
+  static const char *const NAMES[] = {S3_OBJECT_OPTIONS, "from_bucket", "if_none_match", "deadline",
+                                      NULL};
   static const char WHAT[] = "bucket:copy";
   enum { TO = 3, COPY_OPTIONS, COPY_CALL };
   s3_client *client = lua_s3_client(L, BUCKET);

@@ -9,24 +9,28 @@
 
 enum { METADATA_BYTES_MOST = 2048 };
 
-/* An ETag is quoted on the wire, "*" is not. */
 static void add_condition(lua_State *L, int index, const char *call, const char *option,
-                          const char *header, http_headers *out) {
+                          const char *header, const char *format, http_headers *out) {
   const char *etag = NULL;
   size_t length = 0;
   if (!opt_string(L, index, call, option, &etag, &length)) return;
-  if (strcmp(etag, "*") == 0 || etag[0] == '"') {
-    lua_http_headers_add(L, call, out, header, etag, length);
-    return;
-  }
-  const char *quoted = lua_pushfstring(L, "\"%s\"", etag);
-  lua_http_headers_add(L, call, out, header, quoted, strlen(quoted));
-  lua_pop(L, 1);
+  bool quoted = length >= 2 && etag[0] == '"' && etag[length - 1] == '"';
+  if (quoted) etag = lua_pushlstring(L, etag + 1, length - 2);
+  const char *value =
+      strcmp(etag, "*") == 0 ? lua_pushstring(L, etag) : lua_pushfstring(L, format, etag);
+  lua_http_headers_add(L, call, out, header, value, strlen(value));
+  lua_pop(L, quoted ? 2 : 1);
 }
 
 void lua_s3_read_conditions(lua_State *L, int index, const char *call, http_headers *out) {
-  add_condition(L, index, call, "if_match", "If-Match", out);
-  add_condition(L, index, call, "if_none_match", "If-None-Match", out);
+  add_condition(L, index, call, "if_match", "If-Match", "\"%s\"", out);
+  add_condition(L, index, call, "if_none_match", "If-None-Match", "\"%s\"", out);
+}
+
+/* Without quotes: AWS takes both, Ceph compares the header byte for byte with its ETag. */
+void lua_s3_read_put_conditions(lua_State *L, int index, const char *call, http_headers *out) {
+  add_condition(L, index, call, "if_match", "If-Match", "%s", out);
+  add_condition(L, index, call, "if_none_match", "If-None-Match", "%s", out);
 }
 
 static void add_plain(lua_State *L, int index, const char *call, http_headers *out) {

@@ -32,7 +32,7 @@ static int bucket_put(lua_State *L) {
   opt_check(L, OPTIONS, WHAT, NAMES);
   lua_s3_read_object_options(L, OPTIONS, WHAT, &self->headers);
   size_t before = self->headers.count;
-  lua_s3_read_conditions(L, OPTIONS, WHAT, &self->headers);
+  lua_s3_read_put_conditions(L, OPTIONS, WHAT, &self->headers);
   request.once = self->headers.count > before;
   opt_duration(L, OPTIONS, WHAT, "deadline", &request.deadline);
   request.body = lua_tolstring(L, DATA, &request.body_length);

@@ -122,10 +122,23 @@ static void set_bytes(lua_State *L, const char *name, const bytes *value) {
 }
 
 int lua_s3_sign(lua_State *L) {
-  static const char *const NAMES[] = {
-      "method", "url", "headers", "body", "region", "service", "time", "access_key_id",
-      "secret_access_key", "session_token", "query", "expires", "normalize_path", "sign_body",
-      "unsigned_payload", "omit_session_token", NULL};
+  static const char *const NAMES[] = {"method",
+                                      "url",
+                                      "headers",
+                                      "body",
+                                      "region",
+                                      "service",
+                                      "time",
+                                      "access_key_id",
+                                      "secret_access_key",
+                                      "session_token",
+                                      "query",
+                                      "expires",
+                                      "normalize_path",
+                                      "sign_body",
+                                      "unsigned_payload",
+                                      "omit_session_token",
+                                      NULL};
   lua_settop(L, OPTIONS);
   luaL_checktype(L, OPTIONS, LUA_TTABLE);
   opt_check(L, OPTIONS, CALL, NAMES);

@@ -9,9 +9,11 @@
 #include <strings.h>
 
 static char *trim(char *text) {
-  while (isspace((unsigned char)*text)) text++;
+  while (isspace((unsigned char)*text))
+    text++;
   char *end = text + strlen(text);
-  while (end > text && isspace((unsigned char)end[-1])) end--;
+  while (end > text && isspace((unsigned char)end[-1]))
+    end--;
   *end = '\0';
   return text;
 }
@@ -67,5 +69,5 @@ profile_status profile_read(const char *path, const char *profile, s3_identity *
   if (!well) return PROFILE_NO_MEMORY;
   if (broken) return PROFILE_UNREADABLE;
   return out->access_key_id != NULL && out->secret_access_key != NULL ? PROFILE_FOUND
-                                                                       : PROFILE_ABSENT;
+                                                                      : PROFILE_ABSENT;
 }

@@ -27,7 +27,8 @@ bool retry_take(retry_quota *self, retry_state *state, int attempts_most, bool t
   self->tokens -= cost;
   state->taken = cost;
   double ceiling = FIRST_CEILING;
-  for (int i = 1; i < state->attempts && ceiling < LAST_CEILING; i++) ceiling *= 2;
+  for (int i = 1; i < state->attempts && ceiling < LAST_CEILING; i++)
+    ceiling *= 2;
   if (ceiling > LAST_CEILING) ceiling = LAST_CEILING;
   *wait = ceiling * random_fraction();
   if (retry_after > LONGEST_ASKED) retry_after = LONGEST_ASKED;

@@ -1,8 +1,9 @@
 /* retry.h: when to try a request again, and when to stop trying at all.
  *
- * Waits are drawn between 0 and a doubling ceiling ("full jitter": Brooker, "Exponential Backoff And
- * Jitter", AWS Architecture Blog), at least what the server asked for. A quota that all requests of
- * one client share ends retry storms: each retry takes tokens out of it, successes put some back. */
+ * Waits are drawn between 0 and a doubling ceiling ("full jitter": Brooker, "Exponential Backoff
+ * And Jitter", AWS Architecture Blog), at least what the server asked for. A quota that all
+ * requests of one client share ends retry storms: each retry takes tokens out of it, successes put
+ * some back. */
 #ifndef NEBULA_S3_RETRY_H
 #define NEBULA_S3_RETRY_H
 

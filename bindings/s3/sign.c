@@ -1,5 +1,5 @@
-/* sign.c: see sign.h. The order of the steps is that of the specification: canonical request, string
- * to sign, signing key, signature. */
+/* sign.c: see sign.h. The order of the steps is that of the specification: canonical request,
+ * string to sign, signing key, signature. */
 #include "s3/sign.h"
 
 #include <ctype.h>
@@ -72,7 +72,8 @@ static void pairs_take(pairs *self, char *name, char *value) {
 }
 
 static void pairs_free(pairs *self) {
-  for (size_t i = 0; i < self->count; i++) free(self->items[i].name), free(self->items[i].value);
+  for (size_t i = 0; i < self->count; i++)
+    free(self->items[i].name), free(self->items[i].value);
   free(self->items);
 }
 
@@ -128,7 +129,8 @@ static void take_query(work *self) {
 /* Lower case; trimmed; each run of white space inside is one space. */
 static void add_header(work *self, const char *name, const char *value) {
   char *lower = strdup(name), *trimmed = malloc(strlen(value) + 1);
-  for (char *c = lower; c != NULL && *c != '\0'; c++) *c = (char)tolower((unsigned char)*c);
+  for (char *c = lower; c != NULL && *c != '\0'; c++)
+    *c = (char)tolower((unsigned char)*c);
   if (trimmed != NULL) {
     char *to = trimmed;
     for (const char *c = value; *c != '\0'; c++) {
@@ -138,7 +140,8 @@ static void add_header(work *self, const char *name, const char *value) {
         *to++ = ' ';
       }
     }
-    while (to > trimmed && to[-1] == ' ') to--;
+    while (to > trimmed && to[-1] == ' ')
+      to--;
     *to = '\0';
   }
   pairs_take(&self->headers, lower, trimmed);
@@ -146,9 +149,9 @@ static void add_header(work *self, const char *name, const char *value) {
 
 /* Headers that a proxy or libcurl may add, change or drop on the way. */
 static bool is_left_out(const char *name) {
-  static const char *const NAMES[] = {"authorization", "connection", "expect", "te",
-                                      "transfer-encoding", "upgrade", "user-agent",
-                                      "x-amzn-trace-id", NULL};
+  static const char *const NAMES[] = {
+      "authorization", "connection", "expect",          "te", "transfer-encoding",
+      "upgrade",       "user-agent", "x-amzn-trace-id", NULL};
   for (int i = 0; NAMES[i] != NULL; i++) {
     if (strcasecmp(NAMES[i], name) == 0) return true;
   }

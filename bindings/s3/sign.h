@@ -1,7 +1,8 @@
 /* sign.h: AWS Signature Version 4 for any request, as header or as query (presigned).
  *
- * Written after "Signature Version 4 signing process" of the AWS General Reference and "Authenticating
- * Requests" of the S3 API Reference; checked against the vectors that AWS publishes. */
+ * Written after "Signature Version 4 signing process" of the AWS General Reference and
+ * "Authenticating Requests" of the S3 API Reference; checked against the vectors that AWS
+ * publishes. */
 #ifndef NEBULA_S3_SIGN_H
 #define NEBULA_S3_SIGN_H
 

@@ -152,13 +152,15 @@ bool xml_is(const xml_node *node, const char *name) {
 
 const xml_node *xml_child(const xml_node *node, const char *name) {
   const xml_node *child = node == NULL ? NULL : node->first;
-  while (child != NULL && strcmp(child->name, name) != 0) child = child->next;
+  while (child != NULL && strcmp(child->name, name) != 0)
+    child = child->next;
   return child;
 }
 
 const xml_node *xml_again(const xml_node *node) {
   const xml_node *next = node->next;
-  while (next != NULL && strcmp(next->name, node->name) != 0) next = next->next;
+  while (next != NULL && strcmp(next->name, node->name) != 0)
+    next = next->next;
   return next;
 }
 
