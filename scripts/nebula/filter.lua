@@ -1,0 +1,86 @@
+-- filter.lua: WHERE clauses from tables of filters: columns by name, `limit`, and `after` for pages.
+local check = require "nebula.check"
+
+local filter = {}
+
+local DEFAULT_LIMIT, MOST = 100, 10000
+
+-- One condition of a kind on a column; the parameter is appended to args.
+local CONDITIONS = {
+  equal = function(column, value, args)
+    if type(value) == "table" then
+      args.n = args.n + 1
+      args[args.n] = value
+      return ("%s = ANY ($%d)"):format(column, args.n)
+    end
+    args.n = args.n + 1
+    args[args.n] = value
+    return ("%s = $%d"):format(column, args.n)
+  end,
+  like = function(column, value, args)
+    args.n = args.n + 1
+    args[args.n] = value
+    return ("%s LIKE $%d"):format(column, args.n)
+  end,
+}
+
+---@class nebula.Filter
+---@field column string the SQL expression
+---@field kind? "equal"|"like" default equal; a list means any of them
+---@field choices? string[] what its value may be
+
+--- Adds the conditions of the given filters to a list.
+---@param what string the operation, for messages
+---@param given table
+---@param declared table<string, nebula.Filter>
+---@param args table {n = 0}: the parameters so far
+---@param conditions? string[]
+---@return string[] conditions
+function filter.conditions(what, given, declared, args, conditions)
+  conditions = conditions or {}
+  local names = {}
+  for name in pairs(given) do
+    if declared[name] then names[#names + 1] = name end
+  end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local field, value = declared[name], given[name]
+    if field.choices then
+      for _, item in ipairs(type(value) == "table" and value or { value }) do
+        check.choice(what .. ": " .. name, item, field.choices)
+      end
+    end
+    conditions[#conditions + 1] = CONDITIONS[field.kind or "equal"](field.column, value, args)
+  end
+  return conditions
+end
+
+--- "WHERE a AND b", or nothing.
+---@param conditions string[]
+---@return string
+function filter.where(conditions)
+  return #conditions > 0 and "WHERE " .. table.concat(conditions, " AND ") or ""
+end
+
+--- The page size asked for.
+---@param what string
+---@param given table
+---@return integer
+function filter.limit(what, given)
+  return given.limit == nil and DEFAULT_LIMIT or check.integer(what .. ": limit", given.limit, 1, MOST)
+end
+
+--- Refuses names that are no filter of this operation.
+---@param what string
+---@param given table?
+---@param declared table<string, nebula.Filter>
+---@param more? string[] names besides the filters
+---@return table given
+function filter.check(what, given, declared, more)
+  local known = {}
+  for name in pairs(declared) do known[name] = true end
+  for _, name in ipairs(more or { "limit", "after" }) do known[name] = true end
+  return check.fields(what, given or {}, known)
+end
+
+return filter

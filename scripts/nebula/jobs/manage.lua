@@ -1,0 +1,136 @@
+-- jobs/manage.lua: looking after the queue: list, cancel, requeue, counts. Methods of a Storage.
+local check = require "nebula.check"
+local filter = require "nebula.filter"
+local raise = require "nebula.raise"
+
+local manage = {}
+
+local STATUSES = { "pending", "running", "completed", "failed", "cancelled", "dead" }
+local REQUEUED = { "failed", "cancelled", "dead" }
+
+local FILTERS = {
+  id = { column = "id" },
+  status = { column = "status", choices = STATUSES },
+  workflow_id = { column = "workflow_id" },
+  execution_id = { column = "execution_id" },
+  lane = { column = "lane" },
+  priority = { column = "priority" },
+  unique_key = { column = "unique_key" },
+  handler = { column = "payload ->> 'handler'" },
+  error = { column = "error", kind = "like" },
+}
+
+--- A job with all its columns, or nil.
+---@param id string
+---@return table?
+function manage.get_job(self, id)
+  return self.db:one("SELECT * FROM workflow_jobs WHERE id = $1", check.id("get_job", id))
+end
+
+--- A page of jobs, the newest ids first; `after` is the last row of the page before, or its id.
+--- `error` is a LIKE pattern.
+---@param given? table filters: id, status, workflow_id, execution_id, lane, priority, unique_key, handler, error; limit, after
+---@return table[]
+function manage.list_jobs(self, given)
+  local what = "list_jobs"
+  given = filter.check(what, given, FILTERS)
+  local args = { n = 0 }
+  local conditions = filter.conditions(what, given, FILTERS, args)
+  if given.after then
+    args.n = args.n + 1
+    args[args.n] = check.id(what .. ": after", given.after)
+    conditions[#conditions + 1] = ("id < $%d"):format(args.n)
+  end
+  local sql = ("SELECT * FROM workflow_jobs %s ORDER BY id DESC LIMIT %d"):format(filter.where(conditions),
+    filter.limit(what, given))
+  return self.db:query(sql, table.unpack(args, 1, args.n))
+end
+
+--- Cancels a pending or running job. The holder of a running one learns it at its next heartbeat, and
+--- its completion is fenced.
+---@param id string
+---@return boolean cancelled false where it had ended before
+function manage.cancel_job(self, id)
+  id = check.id("cancel_job", id)
+  local changed = self.db:exec([[
+    UPDATE workflow_jobs
+    SET status = 'cancelled', lease_until = NULL, finished_at = clock_timestamp()
+    WHERE id = $1
+    AND status IN ('pending', 'running')
+  ]], id)
+  if changed == 0 and not self.db:value("SELECT true FROM workflow_jobs WHERE id = $1", id) then
+    raise("not_found", "cancel_job: there is no job %s", id)
+  end
+  return changed > 0
+end
+
+--- Puts ended jobs (dead, failed, cancelled) back into the queue, due now, with all their retries.
+--- A job whose unique_key is taken by another stays.
+---@param given table filters as list_jobs; `status` narrows it, default all three; `limit`
+---@return integer count
+function manage.requeue_jobs(self, given)
+  local what = "requeue_jobs"
+  given = filter.check(what, given, FILTERS, { "limit" })
+  local copy = {}
+  for name, value in pairs(given) do copy[name] = value end
+  copy.status = copy.status or REQUEUED
+  for _, status in ipairs(type(copy.status) == "table" and copy.status or { copy.status }) do
+    check.choice(what .. ": status", status, REQUEUED)
+  end
+  local args = { n = 0 }
+  local conditions = filter.conditions(what, copy, FILTERS, args)
+  conditions[#conditions + 1] = [[
+    (unique_key IS NULL OR NOT EXISTS (
+      SELECT FROM workflow_jobs o
+      WHERE o.unique_key = workflow_jobs.unique_key AND o.status IN ('pending', 'running')
+    ))
+  ]]
+  local sql = ([[
+    UPDATE workflow_jobs
+    SET status = 'pending', retry_count = 0, scheduled_at = now(), suspect = false, locked_by = NULL, locked_at = NULL,
+      lease_until = NULL, finished_at = NULL, progress = NULL
+    WHERE id IN (
+      SELECT DISTINCT ON (coalesce(unique_key, id::text)) id FROM workflow_jobs %s %s
+    )
+    AND status = ANY ('{failed,cancelled,dead}')
+  ]]):format(filter.where(conditions), given.limit and ("LIMIT %d"):format(filter.limit(what, given)) or "")
+  local count = self.db:exec(sql, table.unpack(args, 1, args.n))
+  if count > 0 then self:wake() end
+  return count
+end
+
+-- Every count reads a partial index of the rows it counts, never the finished ones, and stops at $1.
+local STATS = [[
+  SELECT
+    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'pending' AND scheduled_at <= now() LIMIT $1) s) AS due,
+    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'pending' AND scheduled_at > now() LIMIT $1) s) AS scheduled,
+    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'running' AND lease_until IS NOT NULL LIMIT $1) s) AS running,
+    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'dead' LIMIT $1) s) AS dead,
+    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'failed' LIMIT $1) s) AS failed,
+    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'cancelled' LIMIT $1) s) AS cancelled,
+    (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'workflow_jobs'::regclass) AS rows_estimated,
+    (SELECT extract(epoch FROM now() - min(scheduled_at))::float8 FROM (
+      SELECT scheduled_at FROM workflow_jobs WHERE status = 'pending' AND scheduled_at <= now() LIMIT $1) s) AS oldest_wait
+]]
+local MOST_COUNTED = 100000
+
+---@class nebula.QueueStats
+---@field due integer pending jobs whose time has come (counts stop at 100,000)
+---@field scheduled integer pending jobs for later
+---@field running integer jobs under a lease of this host's workers; what runs in its first 200 ms is among `due`
+---@field dead integer
+---@field failed integer
+---@field cancelled integer
+---@field rows_estimated integer all rows, as the server's statistics have it
+---@field oldest_wait? number seconds the longest waiting of them is due
+---@field policy string the policy in force
+
+--- What is in the queue. Its cost does not depend on the finished jobs.
+---@return nebula.QueueStats
+function manage.queue_stats(self)
+  local stats = self.db:one(STATS, MOST_COUNTED)
+  stats.policy = self:policy().name
+  return stats
+end
+
+return manage

@@ -1,0 +1,167 @@
+-- policy.lua: a queue policy loaded into its sandbox, and its plans made SQL.
+--
+-- A policy is a Lua file that returns a table of pure functions (claim, admit, retry, rescue) and
+-- declares options. It runs in a state of its own (nebula.sandbox); here are its calls with what
+-- they are given, what they may answer, and the plan's translation into the claim's SQL. What a plan
+-- may name is what the claim's index can serve: its cost follows the rows taken, not the backlog.
+local nebula = require "nebula"
+local options = require "nebula.options"
+local raise = require "nebula.raise"
+
+local policy = {}
+
+local DEFAULT = "priority"
+local DEFAULT_ORDER = "priority DESC, scheduled_at"
+local DEFAULT_RETRY = { first = 2, longest = 900 }
+local COLUMNS = { workflow_id = true, priority = true, scheduled_at = true, lane = true }
+local PLAN_FIELDS = { limit = true, order = true }
+local FIELDS = {
+  summary = "string", lane = "string", options = "table", claim = "function", select = "function", admit = "function",
+  retry = "function", rescue = "function",
+}
+
+---@class nebula.Policy
+---@field name string
+---@field lane? string the payload's field or the column that is a job's lane
+---@field options table the values in force
+local Policy = {}
+Policy.__index = Policy
+
+local function fail(self, ...) raise("policy", "policy %s: " .. (...), self.name, select(2, ...)) end
+
+-- ---- plans ----
+
+local function order_sql(self, order)
+  if order == nil then return DEFAULT_ORDER end
+  if type(order) ~= "table" or #order == 0 then fail(self, "claim's `order` is a list such as {\"priority desc\"}") end
+  local parts = {}
+  for i, item in ipairs(order) do
+    local column, direction = tostring(item):lower():match "^%s*([%w_]+)%s*(%a*)%s*$"
+    if not COLUMNS[column] or not (direction == "" or direction == "asc" or direction == "desc") then
+      local names = {}
+      for name in pairs(COLUMNS) do names[#names + 1] = name end
+      table.sort(names)
+      fail(self, "claim's order %q: it takes %s, each with asc or desc", tostring(item), table.concat(names, ", "))
+    end
+    parts[i] = column .. (direction == "desc" and " DESC" or "")
+  end
+  return table.concat(parts, ", ")
+end
+
+--- What to take next, as SQL: the ORDER BY and the limit. nil: nothing now.
+---@param limit integer the free slots
+---@return {order: string, limit: integer}?
+function Policy:plan(limit)
+  if not self:has "claim" then return { order = DEFAULT_ORDER, limit = limit } end
+  local plan = self:call("claim", { limit = limit })
+  if plan == nil then return nil end
+  if type(plan) ~= "table" then fail(self, "claim returns a plan or nil, not %s", type(plan)) end
+  for name in pairs(plan) do
+    if not PLAN_FIELDS[name] then
+      fail(self, "claim's plan names %s, which is not among what a plan may say: %s", tostring(name), "limit, order")
+    end
+  end
+  local wanted = plan.limit == nil and limit or math.tointeger(plan.limit)
+  if not wanted or wanted < 0 then fail(self, "claim's limit is a whole number, not %s", tostring(plan.limit)) end
+  if wanted == 0 then return nil end
+  return { order = order_sql(self, plan.order), limit = math.min(wanted, limit) }
+end
+
+-- ---- the other calls ----
+
+-- What retry or rescue may answer: seconds, or "dead" and a reason.
+local function delay(self, name, answer, reason)
+  if answer == "dead" then return "dead", type(reason) == "string" and reason or nil end
+  local seconds = options.duration(answer)
+  if not seconds then fail(self, '%s returns seconds or "dead", not %s', name, tostring(answer)) end
+  return seconds
+end
+
+-- A failure of the policy itself must not lose the job: it is tried again as the default would.
+local function guarded(self, name, job, ...)
+  if self:has(name) then
+    local answer, reason = nebula.try(function(...)
+      return { delay(self, name, self:call(name, job, ...)) }
+    end, ...)
+    if answer then return answer[1], answer[2] end
+    nebula.log.error("policy failed", { policy = self.name, call = name, job = job.id, error = tostring(reason) })
+  end
+  local wait = math.min(DEFAULT_RETRY.longest, DEFAULT_RETRY.first * 2 ^ (job.retry_count or 0))
+  return wait * (0.5 + math.random() / 2)
+end
+
+local function job_view(job)
+  return {
+    id = job.id, workflow_id = job.workflow_id, execution_id = job.execution_id, priority = job.priority,
+    scheduled_at = job.scheduled_at, retry_count = job.retry_count or 0, max_retries = job.max_retries or 0,
+    lane = job.lane, payload = job.payload,
+  }
+end
+
+--- Seconds until the next try, or "dead" and the reason.
+---@param job table
+---@param failure table kind, message, code, retryable, retry_after, attempt, elapsed
+---@return number|"dead", string?
+function Policy:retry(job, failure)
+  return guarded(self, "retry", job_view(job), {
+    kind = failure.kind, message = failure.message, code = failure.code, retryable = failure.retryable,
+    retry_after = failure.retry_after, attempt = failure.attempt, elapsed = failure.elapsed,
+  }, {})
+end
+
+--- What becomes of a job whose worker vanished.
+---@param job table
+---@return number|"dead", string?
+function Policy:rescue(job)
+  if not self:has "rescue" then return 0 end
+  return guarded(self, "rescue", job_view(job), {})
+end
+
+--- What the policy says to a push: nil accepts, a table of fields overrides, `false, reason` refuses.
+---@param job table
+---@return table|false|nil, string?
+function Policy:admit(job)
+  if not self:has "admit" then return nil end
+  local answer, reason = self:call("admit", job, {})
+  if answer ~= nil and answer ~= false and type(answer) ~= "table" then
+    fail(self, "admit returns nil, a table of fields, or false and a reason; not %s", tostring(answer))
+  end
+  return answer, reason
+end
+
+--- The candidates in the order to take them.
+---@param candidates table[]
+---@param ctx? table
+---@return table[]
+function Policy:select(candidates, ctx)
+  if not self:has "select" then return candidates end
+  local picked = self:call("select", candidates, ctx or {})
+  if type(picked) ~= "table" then fail(self, "select returns a list of candidates, not %s", type(picked)) end
+  return picked
+end
+
+---@param name string
+---@return boolean
+function Policy:has(name) return self.functions[name] == true end
+
+-- ---- loading ----
+
+--- Where a policy's file is: the project's policies/ before the host's own.
+---@param name string
+---@return string? path
+function policy.find(name)
+  if name:find "/" or name:find "%.lua$" then return name end
+  for template in package.path:gmatch "[^;]+" do
+    local directory = template:match "^(.*)/%?%.lua$"
+    local path = directory and directory .. "/policies/" .. name .. ".lua"
+    local file = path and io.open(path, "rb")
+    if file then
+      file:close()
+      return path
+    end
+  end
+end
+
+policy.FIELDS, policy.Policy = FIELDS, Policy
+
+return policy

@@ -1,0 +1,182 @@
+-- storage.lua: what a workflow engine stores: workflows, executions, jobs in PostgreSQL, and blobs.
+--
+-- A Storage joins a pool and a blob store. Its operations are in files by subject: workflows,
+-- executions, jobs/*, and here what it is made of. Nothing is connected until it is used.
+local check = require "nebula.check"
+local config = require "nebula.config"
+local nebula = require "nebula"
+local options = require "nebula.options"
+local raise = require "nebula.raise"
+
+local storage = {}
+
+---@class nebula.Storage
+---@field db nebula.pg.Pool
+---@field blobs nebula.Blobs opened at its first use
+---@field claims table<string, nebula.Job> what claim_jobs gave this object and has not ended
+local Storage = {}
+
+for _, part in ipairs { "workflows", "executions", "jobs" } do
+  for name, method in pairs(require("nebula." .. part)) do Storage[name] = method end
+end
+
+Storage.__name = "nebula.Storage"
+
+function Storage.__index(self, name)
+  if name == "blobs" then
+    local blobs = require("nebula.blobs").open(rawget(self, "blob_options"))
+    rawset(self, "blobs", blobs)
+    return blobs
+  end
+  return Storage[name]
+end
+
+local function make(pool_options, blob_options)
+  return setmetatable({
+    pool_options = pool_options, blob_options = blob_options,
+    db = nebula.pg.connect(pool_options), claims = {}, wakers = {},
+  }, Storage)
+end
+
+local FROM_ENV = { read_only = true, max_connections = true, min_connections = true }
+
+--- The storage that the environment and nebula.conf.lua describe. Raises `config` where no database
+--- is named. May wait (the private PostgreSQL is started where that is the one).
+---@param opts? {read_only?: boolean, max_connections?: integer, min_connections?: integer}
+---@return nebula.Storage
+function storage.from_env(opts)
+  return make(config.pool(check.fields("storage.from_env", opts or {}, FROM_ENV)))
+end
+
+-- The seed's names, and what pg.connect or s3.connect call them.
+local POOL_NAMES = {
+  max_connections = "max_connections", min_connections = "min_connections", max_size = "max_connections",
+  min_idle = "min_connections", max_lifetime = "max_lifetime", idle_timeout = "idle_timeout",
+  connection_timeout = "connection_timeout",
+}
+local S3_NAMES = {
+  s3_endpoint = "endpoint", s3_region = "region", s3_bucket = "bucket", s3_access_key = "access_key_id",
+  s3_secret_key = "secret_access_key", s3_session_token = "session_token", s3_use_path_style = "path_style",
+}
+local NEW_NAMES = { database_url = true, pool = true, blobs = true, read_only = true }
+for _, names in ipairs { POOL_NAMES, S3_NAMES } do
+  for name in pairs(names) do NEW_NAMES[name] = true end
+end
+
+local POOL_DEFAULTS = {
+  max_connections = 100, min_connections = 0, max_lifetime = 1800, idle_timeout = 600, connection_timeout = 30,
+}
+
+local function pool_of(url, given)
+  local pool = { url = url }
+  for name, value in pairs(POOL_DEFAULTS) do pool[name] = value end
+  for name, value in pairs(check.fields("pool", given or {}, POOL_NAMES)) do pool[POOL_NAMES[name]] = value end
+  return pool
+end
+
+--- A storage of its own settings: `database_url`, `max_connections`, ..., `s3_endpoint`, `s3_bucket`,
+--- `s3_access_key`, `s3_secret_key`, `s3_region`, `s3_use_path_style`, `pool = {...}`; or
+--- `blobs = "file:/path"` for a directory. What is not said of the blobs is the environment's.
+---@param given table
+---@return nebula.Storage
+function storage.new(given)
+  check.fields("storage.new", given, NEW_NAMES)
+  local url = check.text("storage.new: database_url", given.database_url)
+  local pool = pool_of(url, given.pool)
+  local s3 = {}
+  for name, value in pairs(given) do
+    if POOL_NAMES[name] then pool[POOL_NAMES[name]] = value end
+    if S3_NAMES[name] then s3[S3_NAMES[name]] = value end
+  end
+  pool.read_only = given.read_only
+  local blobs
+  if given.blobs then
+    blobs = { url = given.blobs:find "^file:" and given.blobs or "file:" .. given.blobs }
+  elseif next(s3) then
+    s3.region = s3.region or "us-east-1"
+    if s3.path_style == nil then s3.path_style = s3.endpoint ~= nil end
+    blobs = s3
+  end
+  return make(pool, blobs)
+end
+
+--- A storage on that database with that pool; its blobs are the environment's.
+---@param url string
+---@param pool_config? table max_size, min_idle, max_lifetime, idle_timeout, connection_timeout, or their synonyms
+---@return nebula.Storage
+function storage.with_pool_config(url, pool_config)
+  return make(pool_of(check.text("storage.with_pool_config: url", url), pool_config))
+end
+
+local shared
+
+--- The storage of this process that scripts share: storage.from_env(), made once.
+---@return nebula.Storage
+function storage.shared()
+  shared = shared or storage.from_env()
+  return shared
+end
+
+-- ---- methods ----
+
+--- Seconds from a duration ("30s", 2.5). Raises `validation`.
+---@param what string
+---@param value any
+---@param default number
+---@return number
+function Storage.duration(what, value, default)
+  if value == nil then return default end
+  local seconds = options.duration(value)
+  if not seconds then raise("validation", '%s wants a duration such as 30 or "1h30m", not %s', what, tostring(value)) end
+  return seconds
+end
+
+--- Applies every pending migration, on connections of its own.
+---@param opts? {path?: string, log?: fun(line: string)}
+---@return table[] applied
+function Storage:run_migrations(opts)
+  local own = {}
+  for name, value in pairs(self.pool_options) do own[name] = value end
+  own.max_connections, own.min_connections, own.read_only = 2, 0, nil
+  local db <close> = nebula.pg.connect(own)
+  return require("nebula.migrate").up(db, opts)
+end
+
+--- The policy in force for this storage object's pushes, claims and failures.
+---@return nebula.Policy
+function Storage:policy()
+  local policy = rawget(self, "policy_in_force")
+  if not policy then
+    policy = require("nebula.policy").default()
+    rawset(self, "policy_in_force", policy)
+  end
+  return policy
+end
+
+--- Uses another policy for this storage object.
+---@param policy nebula.Policy
+function Storage:use_policy(policy) rawset(self, "policy_in_force", policy) end
+
+--- Calls fn whenever this object pushed jobs: a worker in the same process need not wait for its poll.
+---@param fn fun()
+---@return fun() stop
+function Storage:on_push(fn)
+  self.wakers[fn] = true
+  return function() self.wakers[fn] = nil end
+end
+
+function Storage:wake()
+  for fn in pairs(self.wakers) do fn() end
+end
+
+--- Closes the pool and the blob store.
+function Storage:close()
+  self.db:close()
+  local blobs = rawget(self, "blobs")
+  if blobs then blobs:close() end
+  if shared == self then shared = nil end
+end
+
+Storage.__close = Storage.close
+
+return storage
