@@ -249,11 +249,11 @@ local TRANSITION = [[
     SELECT id, status FROM executions WHERE id = $1 FOR UPDATE
   ), changed AS (
     UPDATE executions e
-    SET status = $2,
+    SET status = $2::text,
       state = coalesce($4::jsonb, e.state),
-      error = coalesce($5, e.error),
-      started_at = CASE WHEN $2 = 'running' AND old.status = 'created' THEN clock_timestamp() ELSE e.started_at END,
-      completed_at = CASE WHEN $6 THEN clock_timestamp() ELSE e.completed_at END,
+      error = coalesce($5::text, e.error),
+      started_at = CASE WHEN $2::text = 'running' AND old.status = 'created' THEN clock_timestamp() ELSE e.started_at END,
+      completed_at = CASE WHEN $6::boolean THEN clock_timestamp() ELSE e.completed_at END,
       updated_at = clock_timestamp()
     FROM old
     WHERE e.id = old.id
@@ -261,7 +261,7 @@ local TRANSITION = [[
     RETURNING e.*
   ), logged AS (
     INSERT INTO execution_history (execution_id, from_status, to_status, error)
-    SELECT changed.id, old.status, changed.status, $5
+    SELECT changed.id, old.status, changed.status, $5::text
     FROM changed JOIN old USING (id)
   )
   SELECT old.status AS old_status, changed.*

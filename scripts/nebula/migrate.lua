@@ -63,7 +63,8 @@ local function label(migration) return ("V%d__%s"):format(migration.version, mig
 -- The directory of the host's own migrations: beside the scripts this file belongs to.
 local function own_directory()
   local here = package.searchpath("nebula.migrate", package.path)
-  return here and system.realpath(here:gsub("/scripts/nebula/migrate%.lua$", "") .. "/migrations")
+  local root = here and system.realpath(here):match "^(.*)/scripts/nebula/migrate%.lua$"
+  return root and system.realpath(root .. "/migrations")
 end
 
 --- The series and their directories, in the order they are applied.

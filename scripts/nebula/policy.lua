@@ -162,6 +162,72 @@ function policy.find(name)
   end
 end
 
-policy.FIELDS, policy.Policy = FIELDS, Policy
+local function read(path)
+  local file, message = io.open(path, "rb")
+  if not file then raise("policy", "%s: cannot be read: %s", path, message) end
+  local source = file:read "a"
+  file:close()
+  return source
+end
+
+--- Loads a policy's file into a sandbox of its own, with its options set and checked.
+--- Raises `policy` with file:line where it does not compile or is no policy, `not_found`.
+---@param name string a name, or a path
+---@param values? table its options
+---@return nebula.Policy
+function policy.load(name, values)
+  local path = policy.find(name)
+  if not path then raise("not_found", "there is no policy %q in policies/; `nebula policy list` shows them", name) end
+  return policy.from_source(name, path, read(path), values)
+end
+
+--- Loads a policy from its text.
+---@param name string
+---@param path string its name in messages
+---@param source string
+---@param values? table
+---@return nebula.Policy
+function policy.from_source(name, path, source, values)
+  local self = setmetatable({ name = name:match "([^/]+)%.lua$" or name, path = path }, Policy)
+  local declared
+  self.sandbox, declared = require("nebula.sandbox").open {
+    name = path, source = source,
+    find = function(other)
+      local found = policy.find(other)
+      return found and read(found), found
+    end,
+  }
+  for field in pairs(declared) do
+    if not FIELDS[field] then
+      local names = {}
+      for known in pairs(FIELDS) do names[#names + 1] = known end
+      fail(self, "it has a field %s, which none of a policy's is%s", tostring(field), options.did_you_mean(tostring(field), names))
+    end
+  end
+  self.summary, self.lane, self.functions = declared.summary, declared.lane, {}
+  for field, kind in pairs(FIELDS) do
+    if declared[field] ~= nil and kind == "function" then self.functions[field] = true end
+  end
+  self.declared = declared.options or {}
+  self.options = options.coerce(self.declared, values, "policy " .. self.name)
+  return self
+end
+
+local default
+
+--- The default policy, loaded once.
+---@return nebula.Policy
+function policy.default()
+  default = default or policy.load(DEFAULT)
+  return default
+end
+
+-- The context is the last argument of every function.
+function Policy:call(name, ...)
+  local args = table.pack(...)
+  local ctx = args[args.n]
+  ctx.now, ctx.options = nebula.time.now(), self.options
+  return self.sandbox:call(name, table.unpack(args, 1, args.n))
+end
 
 return policy

@@ -34,9 +34,9 @@ local FILTERS = {
 
 local INSERT_NEXT = [[
   INSERT INTO workflows (id, name, version, definition, status)
-  SELECT $1, $2, coalesce(max(version), 0) + 1, $3, $4
+  SELECT $1, $2::text, coalesce(max(version), 0) + 1, $3, $4::text
   FROM workflows
-  WHERE name = $2
+  WHERE name = $2::text
   RETURNING *
 ]]
 
