@@ -10,6 +10,7 @@
 
 /* Openers of modules only the host has. Each pushes one table. */
 int lua_open_process(lua_State *L); /* require "nebula.process" */
+int lua_open_sandbox(lua_State *L); /* require "nebula.sandbox" */
 int lua_open_system(lua_State *L);  /* require "nebula.system" */
 
 /* Pushes the directory of the scripts that belong to this program, or nil. */

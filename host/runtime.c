@@ -54,6 +54,7 @@ static const luaL_Reg PRELOADED[] = {
     {"cjson", luaopen_cjson},
     {"cjson.safe", luaopen_cjson_safe},
     {"nebula.process", lua_open_process},
+    {"nebula.sandbox", lua_open_sandbox},
     {"nebula.system", lua_open_system},
     {NULL, NULL},
 };

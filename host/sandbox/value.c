@@ -1,0 +1,163 @@
+/* value.c: tagged bytes: one tag, then the value's own memory. Not a file format: it never leaves
+ * the process. */
+#include "sandbox/value.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <lauxlib.h>
+
+enum { DEPTH_MOST = 64 };
+
+static bool append(value_buffer *out, const void *bytes, size_t length) {
+  if (length > out->limit - out->length) return false;
+  if (out->capacity - out->length < length) {
+    size_t capacity = (out->length + length) * 2;
+    char *grown = realloc(out->bytes, capacity);
+    if (grown == NULL) return false;
+    out->bytes = grown;
+    out->capacity = capacity;
+  }
+  if (length > 0) memcpy(out->bytes + out->length, bytes, length);
+  out->length += length;
+  return true;
+}
+
+static bool append_tagged(value_buffer *out, char tag, const void *bytes, size_t length) {
+  return append(out, &tag, 1) && append(out, bytes, length);
+}
+
+static const char TOO_BIG[] = "it is too big";
+
+static const char *write_at(lua_State *L, int index, value_buffer *out,
+                            value_write_function *function, void *data, int depth);
+
+static const char *write_table(lua_State *L, int index, value_buffer *out,
+                               value_write_function *function, void *data, int depth) {
+  if (depth >= DEPTH_MOST || !lua_checkstack(L, 8)) return "it is nested too deeply, or in a cycle";
+  if (!append(out, "{", 1)) return TOO_BIG;
+  for (lua_pushnil(L); lua_next(L, index);) { // stack: ..., key, value
+    int top = lua_gettop(L);
+    const char *problem = write_at(L, top - 1, out, function, data, depth + 1);
+    if (problem == NULL) problem = write_at(L, top, out, function, data, depth + 1);
+    lua_settop(L, top - 1);
+    if (problem != NULL) {
+      lua_pop(L, 1);
+      return problem;
+    }
+  }
+  return append(out, "}", 1) ? NULL : TOO_BIG;
+}
+
+static const char *write_string(lua_State *L, int index, value_buffer *out) {
+  size_t length;
+  const char *text = lua_tolstring(L, index, &length);
+  return append_tagged(out, 'S', &length, sizeof length) && append(out, text, length) ? NULL
+                                                                                      : TOO_BIG;
+}
+
+static const char *write_number(lua_State *L, int index, value_buffer *out) {
+  if (lua_isinteger(L, index)) {
+    lua_Integer value = lua_tointeger(L, index);
+    return append_tagged(out, 'I', &value, sizeof value) ? NULL : TOO_BIG;
+  }
+  lua_Number value = lua_tonumber(L, index);
+  return append_tagged(out, 'D', &value, sizeof value) ? NULL : TOO_BIG;
+}
+
+static const char *write_at(lua_State *L, int index, value_buffer *out,
+                            value_write_function *function, void *data, int depth) {
+  switch (lua_type(L, index)) {
+  case LUA_TNIL: return append(out, "N", 1) ? NULL : TOO_BIG;
+  case LUA_TBOOLEAN: return append(out, lua_toboolean(L, index) ? "T" : "F", 1) ? NULL : TOO_BIG;
+  case LUA_TNUMBER: return write_number(L, index, out);
+  case LUA_TSTRING: return write_string(L, index, out);
+  case LUA_TTABLE: return write_table(L, index, out, function, data, depth);
+  case LUA_TLIGHTUSERDATA: {
+    void *pointer = lua_touserdata(L, index);
+    return append_tagged(out, 'U', &pointer, sizeof pointer) ? NULL : TOO_BIG;
+  }
+  case LUA_TFUNCTION:
+  case LUA_TUSERDATA: {
+    lua_Integer number = 0;
+    lua_pushvalue(L, index);
+    bool known = function != NULL && function(L, data, &number);
+    lua_pop(L, 1);
+    if (known) return append_tagged(out, 'f', &number, sizeof number) ? NULL : TOO_BIG;
+    if (lua_isfunction(L, index)) return "it holds a function";
+    break;
+  }
+  default: break;
+  }
+  if (luaL_getmetafield(L, index, "__tostring") == LUA_TNIL) return "it holds a userdata or thread";
+  lua_pop(L, 1);
+  luaL_tolstring(L, index, NULL); // an exact number of JSON travels as its text
+  const char *problem = write_string(L, lua_gettop(L), out);
+  lua_pop(L, 1);
+  return problem;
+}
+
+const char *value_write(lua_State *L, int index, value_buffer *out, value_write_function *function,
+                        void *data) {
+  if (!lua_checkstack(L, 8)) return TOO_BIG;
+  return write_at(L, lua_absindex(L, index), out, function, data, 0);
+}
+
+static void take(const value_buffer *in, size_t *position, void *into, size_t length) {
+  memcpy(into, in->bytes + *position, length);
+  *position += length;
+}
+
+void value_read(lua_State *L, const value_buffer *in, size_t *position,
+                value_read_function *function, void *data) {
+  char tag = in->bytes[(*position)++];
+  luaL_checkstack(L, 4, "copied value");
+  switch (tag) {
+  case 'N': lua_pushnil(L); return;
+  case 'T': lua_pushboolean(L, 1); return;
+  case 'F': lua_pushboolean(L, 0); return;
+  case 'I': {
+    lua_Integer value;
+    take(in, position, &value, sizeof value);
+    lua_pushinteger(L, value);
+    return;
+  }
+  case 'D': {
+    lua_Number value;
+    take(in, position, &value, sizeof value);
+    lua_pushnumber(L, value);
+    return;
+  }
+  case 'S': {
+    size_t length;
+    take(in, position, &length, sizeof length);
+    lua_pushlstring(L, in->bytes + *position, length);
+    *position += length;
+    return;
+  }
+  case 'U': {
+    void *pointer;
+    take(in, position, &pointer, sizeof pointer);
+    lua_pushlightuserdata(L, pointer);
+    return;
+  }
+  case 'f': {
+    lua_Integer number;
+    take(in, position, &number, sizeof number);
+    function(L, data, number);
+    return;
+  }
+  default: break;
+  }
+  lua_newtable(L); // '{'
+  while (in->bytes[*position] != '}') {
+    value_read(L, in, position, function, data);
+    value_read(L, in, position, function, data);
+    lua_rawset(L, -3);
+  }
+  (*position)++;
+}
+
+void value_buffer_free(value_buffer *self) {
+  free(self->bytes);
+  *self = (value_buffer){.limit = self->limit};
+}

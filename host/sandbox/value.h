@@ -1,0 +1,37 @@
+/* value.h: values on their way between two Lua states.
+ *
+ * They travel through a flat buffer of plain memory, because an error of one state must never jump
+ * over the C frames of the other: writing reads one state alone, reading builds in one alone.
+ * Metatables stay behind; a cycle is refused as too deep. Functions do not travel: the writer may
+ * give them a number (see value_functions), which the reader turns into what stands for them. */
+#ifndef NEBULA_HOST_SANDBOX_VALUE_H
+#define NEBULA_HOST_SANDBOX_VALUE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <lua.h>
+
+typedef struct value_buffer {
+  char *bytes;
+  size_t length, capacity, limit; /* limit: the most bytes it may hold */
+} value_buffer;
+
+/* Leaves the number of a function (or userdata) in *number; false: it has none. It is on top of the
+ * stack. */
+typedef bool value_write_function(lua_State *L, void *data, lua_Integer *number);
+
+/* Pushes what stands for the function of that number. */
+typedef void value_read_function(lua_State *L, void *data, lua_Integer number);
+
+/* Appends the value at an index. NULL, or why it cannot travel. May raise a memory error of L where
+ * `function` does. */
+const char *value_write(lua_State *L, int index, value_buffer *out, value_write_function *function,
+                        void *data);
+
+/* Pushes the next value at *position. Raises memory errors alone. */
+void value_read(lua_State *L, const value_buffer *in, size_t *position,
+                value_read_function *function, void *data);
+
+void value_buffer_free(value_buffer *self);
+
+#endif
