@@ -69,7 +69,7 @@ SPEC_ENV += ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 \
 endif
 .PHONY: test
 test: all $(BUILD)/.test-packages ## the specs against real servers; SPEC=path runs some of them
-	@$(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/run.lua $(SPEC)
+	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/run.lua $(SPEC)
 
 .PHONY: test-asan
 test-asan: ## the specs with AddressSanitizer, UBSan and leak detection
@@ -88,7 +88,7 @@ format: $(BUILD)/.test-packages ## lay out the C files
 BENCH ?= spec/bench
 .PHONY: bench
 bench: all $(BUILD)/.test-packages ## ratios against peers, measured in the same run; BENCH=file runs one
-	@$(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
+	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
 
 # Where each part goes; uninstall removes exactly these.
 BIN_DIR   = $(DESTDIR)$(PREFIX)/bin

@@ -33,17 +33,26 @@ end
 --- Removes a directory and what is in it.
 function directory.remove(path) child.must { file = "rm", args = { "-rf", "--", path } } end
 
---- Removes what killed runs have left.
-function directory.sweep()
+--- The directories whose process is gone.
+---@return string[] absolute paths
+function directory.stale()
+  local found = {}
   for _, place in ipairs(PLACES) do
     if lfs.attributes(place, "mode") == "directory" then
       for name in lfs.dir(place) do
+        local path = place .. "/" .. name
         local pid = name:match("^" .. NAME:gsub("%-", "%%-") .. "(%d+)$")
-        local mine = pid and lfs.attributes(place .. "/" .. name, "uid") == lfs.attributes("/proc/self", "uid")
-        if mine and not lfs.attributes("/proc/" .. pid) then directory.remove(place .. "/" .. name) end
+        local mine = pid and lfs.attributes(path, "uid") == lfs.attributes("/proc/self", "uid")
+        if mine and not lfs.attributes("/proc/" .. pid) then found[#found + 1] = path end
       end
     end
   end
+  return found
+end
+
+--- Removes what processes have left that are gone; what something still writes to stays for the next.
+function directory.sweep()
+  for _, path in ipairs(directory.stale()) do child.run { file = "rm", args = { "-rf", "--", path } } end
 end
 
 --- Makes an empty directory for a server of this process.

@@ -16,7 +16,9 @@ nebula.root = ROOT
 nebula.program = BUILD .. "/nebula"
 
 -- What else a program needs to start, and what the sanitizers are told.
-local KEPT = { "PATH", "HOME", "USER", "LANG", "TMPDIR", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS" }
+local KEPT = {
+  "PATH", "HOME", "USER", "LANG", "TMPDIR", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS", "NEBULA_SPEC_RUN",
+}
 
 local function environment(given)
   local env = {}

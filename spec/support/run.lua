@@ -6,8 +6,10 @@
 local lfs = require "lfs"
 package.path = "./?.lua;" .. package.path
 local nebula = require "nebula"
+local process = require "nebula.process"
 local child = require "spec.support.child"
 local directory = require "spec.support.directory"
+local leftovers = require "spec.support.leftovers"
 local postgres = require "spec.support.postgres"
 local s3 = require "spec.support.s3"
 
@@ -15,7 +17,6 @@ local PROGRAM = directory.build .. "/nebula"
 local BUSTED = "/usr/bin/busted"
 local FILE_SECONDS = tonumber(os.getenv "NEBULA_SPEC_SECONDS") or 600
 local ENDING_SECONDS = 5
-local MARK = "NEBULA_SPEC_RUN=" .. child.pid
 
 local function find_specs(path, found)
   local mode = lfs.attributes(path, "mode")
@@ -43,7 +44,7 @@ end
 
 -- The servers that these files speak of, and the environment in which they are found.
 local function start_servers(files)
-  local env = { NEBULA_SPEC_RUN = tostring(child.pid), NEBULA_SPEC_BUILD = directory.build }
+  local env = { [leftovers.VARIABLE] = tostring(child.pid), NEBULA_SPEC_BUILD = directory.build }
   local wanted = {}
   for _, file in ipairs(files) do
     local text = child.read_file(file) or ""
@@ -64,30 +65,21 @@ local function stop_servers()
   postgres.unshare()
   s3.unshare()
   directory.remove_own()
-  directory.sweep()
 end
 
--- Processes that carry the run's mark, apart from this one: { [pid] = command line }.
-local function marked()
-  local found = {}
-  for pid in lfs.dir("/proc") do
-    if pid:find("^%d+$") and tonumber(pid) ~= child.pid then
-      local env = child.read_file("/proc/" .. pid .. "/environ") or ""
-      if ("\0" .. env):find("\0" .. MARK .. "\0", 1, true) then
-        local line = (child.read_file("/proc/" .. pid .. "/cmdline") or ""):gsub("%z", " ")
-        found[tonumber(pid)] = line
-      end
-    end
-  end
-  return found
-end
-
--- The same once those had their time that end because the process that started them has.
+-- What the files' processes left, once that had its time which ends because they have.
 local function left_behind()
   nebula.try(child.await, "the end of what the specs started", ENDING_SECONDS, function()
-    return next(marked()) == nil
+    return next(leftovers.find(child.pid)) == nil
   end)
-  return marked()
+  return leftovers.find(child.pid)
+end
+
+-- Ends what is left even where this process is killed.
+local function start_watch()
+  return process.spawn {
+    file = PROGRAM, args = { "spec/support/watch.lua", child.pid }, stdin = "pipe", stdout = "null", detached = true,
+  }
 end
 
 local function run_file(file, env)
@@ -133,14 +125,17 @@ local function main()
 
   for pid, line in pairs(left_behind()) do
     io.write(("FAILED: a process was left behind: %d %s\n"):format(pid, line))
-    child.run { file = "kill", args = { "-9", tostring(pid) } }
     failed = failed + 1
   end
   return passed, failed
 end
 
+leftovers.clear(child.pid) -- of runs before this one
+local watch = start_watch()
 local ran, passed, failed = xpcall(main, debug.traceback)
 stop_servers()
+watch:end_input()
+watch:wait()
 if not ran then
   io.stderr:write(tostring(passed), "\n")
   passed, failed = 0, 1
