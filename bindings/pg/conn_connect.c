@@ -33,12 +33,9 @@ static bool rewatch(pg_conn *self, int events, uv_poll_cb callback) {
 static void on_ready(uv_poll_t *handle, int status, int events) {
   pg_conn *self = handle->data;
   if (self == NULL) return;
-  if (status < 0) {
-    pg_conn_fail(self, uv_strerror(status), NULL);
-    return;
-  }
   if ((events & UV_WRITABLE) != 0) loop_defer(self->loop, &self->flush);
-  if ((events & (UV_READABLE | UV_DISCONNECT)) != 0) pg_conn_process(self);
+  /* libuv names every socket error EBADF; libpq reads the true one. */
+  if (status < 0 || (events & (UV_READABLE | UV_DISCONNECT)) != 0) pg_conn_process(self);
 }
 
 void pg_conn_watch(pg_conn *self, int events) {
@@ -82,13 +79,10 @@ static void step(pg_conn *self) {
 }
 
 static void on_handshake(uv_poll_t *handle, int status, int events) {
+  (void)status; /* libuv names every socket error EBADF; libpq reads the true one */
   (void)events;
   pg_conn *self = handle->data;
-  if (self == NULL) return;
-  if (status < 0)
-    pg_conn_fail(self, uv_strerror(status), NULL);
-  else
-    step(self);
+  if (self != NULL) step(self);
 }
 
 static void free_addresses(pg_conn *self) {
