@@ -9,7 +9,7 @@ local PLAIN = { config = true, cancelled = true, pool = true }
 local function own_frames(traceback)
   local lines = {}
   for line in traceback:gmatch "[^\n]+" do
-    if line:find("nebula/cli.lua:", 1, true) then break end
+    if line:find "nebula/cli[./]" then break end
     lines[#lines + 1] = line
   end
   while #lines > 1 and lines[#lines]:find("[C]:", 1, true) do lines[#lines] = nil end
