@@ -10,6 +10,7 @@
 // clang-format off: a subject a line, so that adding one touches no other
 static const luaL_Reg SUBJECTS[] = {
     {"crypto", lua_open_crypto},
+    {"fs", lua_open_fs},
     {"http", lua_open_http},
     {"json", lua_open_json},
     {"log", lua_open_log},

@@ -5,6 +5,7 @@
 #include <lua.h>
 
 int lua_open_crypto(lua_State *L);
+int lua_open_fs(lua_State *L);
 int lua_open_http(lua_State *L);
 int lua_open_json(lua_State *L);
 int lua_open_log(lua_State *L);

@@ -61,6 +61,7 @@ static void on_done(uv_work_t *request, int status) {
   (void)status; // UV_ECANCELED where it never ran: nobody waits then
   lua_work *self = request->data;
   self->in_flight = false;
+  if (self->class->ended != NULL) self->class->ended(self);
   task_wake(self->ticket);
   lua_pushnil(self->main);
   lua_rawsetp(self->main, LUA_REGISTRYINDEX, self);
@@ -83,6 +84,7 @@ int lua_work_wait(lua_State *L, int index, lua_KFunction done) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, self);
   self->request.data = self;
   self->in_flight = true;
+  if (self->class->begun != NULL) self->class->begun(self);
   (void)uv_queue_work(&task_loop(L)->uv, &self->request, on_run,
                       on_done); // fails without a run only
   return task_wait(L, self->ticket, abandon, self, (lua_KContext)self, done);

@@ -4,7 +4,8 @@
  *
  *   static void read_run(lua_work *work);      // on a thread of the pool: no Lua in here
  *   static void read_destroy(lua_work *work);  // frees what the job holds, not the job itself
- *   static const lua_work_class READ = {"fs.read", read_run, read_destroy};
+ *   static const lua_work_class READ = {.call = "fs.read", .run = read_run, .destroy =
+ * read_destroy};
  *
  *   read_job *job = lua_work_new(L, sizeof *job, &READ);  // pushes its userdata, zeroed
  *   ... fill it in; lua_work_anchor what the thread reads of Lua's memory ...
@@ -27,6 +28,8 @@ typedef struct lua_work lua_work;
 typedef struct lua_work_class {
   const char *call; /* names the call in errors */
   void (*run)(lua_work *self);
+  void (*begun)(lua_work *self);   /* it goes to the pool, nothing can fail any more; may be NULL */
+  void (*ended)(lua_work *self);   /* when the thread is done, waited for or not; may be NULL */
   void (*destroy)(lua_work *self); /* called once; may be NULL */
 } lua_work_class;
 

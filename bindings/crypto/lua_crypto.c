@@ -69,8 +69,8 @@ static void digest_run(lua_work *work) {
   }
 }
 
-static const lua_work_class DIGEST = {"crypto.sha256", digest_run, NULL};
-static const lua_work_class DIGEST_KEYED = {"crypto.hmac", digest_run, NULL};
+static const lua_work_class DIGEST = {.call = "crypto.sha256", .run = digest_run};
+static const lua_work_class DIGEST_KEYED = {.call = "crypto.hmac", .run = digest_run};
 
 static int digest_done(lua_State *L, int status, lua_KContext context) {
   (void)status;
