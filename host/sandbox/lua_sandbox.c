@@ -188,8 +188,8 @@ static void leave(lua_State *L, lua_sandbox *self) {
 
 /* ---- load ---- */
 
-static const char *const OPTIONS[] = {"memory",  "instructions", "seconds", "seed",
-                                      "globals", "functions",    "modules", NULL};
+static const char *const OPTIONS[] = {"memory",    "instructions", "seconds", "seed", "globals",
+                                      "functions", "modules",      "find",    NULL};
 
 static void add_functions(lua_State *L, lua_sandbox *self, int options, int index) {
   if (lua_getfield(L, options, "functions") != LUA_TTABLE) return;
@@ -207,6 +207,16 @@ static void add_functions(lua_State *L, lua_sandbox *self, int options, int inde
     lua_rawset(L, numbered);
     check_status(L, self, sandbox_set_callback(self->box, lua_tostring(L, -2), count));
   }
+}
+
+static void add_finder(lua_State *L, lua_sandbox *self, int options, int index) {
+  if (lua_getfield(L, options, "find") == LUA_TNIL) return;
+  luaL_checktype(L, -1, LUA_TFUNCTION);
+  lua_getiuservalue(L, index, FUNCTIONS);
+  lua_pushvalue(L, -2);
+  lua_Integer number = luaL_len(L, -2) + 1;
+  lua_rawseti(L, -2, number);
+  sandbox_set_finder(self->box, number);
 }
 
 static void add_globals(lua_State *L, lua_sandbox *self, int options, int index) {
@@ -286,6 +296,7 @@ static int lua_sandbox_load(lua_State *L) {
   self->box = sandbox_new(&limits, run_callback, self);
   if (self->box == NULL) err_raisef(L, ERR_LIMIT, NULL, "%s: not enough memory", call);
   add_functions(L, self, 3, index);
+  add_finder(L, self, 3, index);
   add_globals(L, self, 3, index);
   add_modules(L, self, 3);
   const char *chunk = push_chunk_name(L, name);

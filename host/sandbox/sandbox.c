@@ -32,6 +32,7 @@ struct sandbox {
   const source_text *source;
   lua_Integer called; /* a function's number, where it has no path */
   int count;          /* of the arguments */
+  lua_Integer finder; /* the callback that finds a policy's source, or 0 */
 };
 
 static const char EXPORTS; /* registry: the chunk's table */
@@ -195,14 +196,44 @@ static void write_results(lua_State *L, sandbox *self, int first) {
 
 /* ---- making ---- */
 
+/* Asks the host for a source by its name. Leaves {source=, chunk=} on the stack. */
+static void find_source(lua_State *L, sandbox *self, const char *name) {
+  const char *problem = NULL;
+  self->arguments.length = self->results.length = 0;
+  lua_pushstring(L, name);
+  problem = value_write(L, -1, &self->arguments, NULL, NULL);
+  lua_pop(L, 1);
+  if (problem != NULL ||
+      !self->callback(self->data, self->finder, &self->arguments, &self->results, &problem))
+    luaL_error(L, "%s", problem);
+  lua_createtable(L, 0, 2);
+  size_t at = 0;
+  if (self->results.length > 0) value_read(L, &self->results, &at, NULL, NULL);
+  if (at == 0 || lua_type(L, -1) != LUA_TSTRING) luaL_error(L, "there is no policy \"%s\"", name);
+  lua_setfield(L, -2, "source");
+  lua_pushfstring(L, "=policy %s", name);
+  if (at < self->results.length) {
+    value_read(L, &self->results, &at, NULL, NULL);
+    if (lua_type(L, -1) == LUA_TSTRING) lua_pushfstring(L, "@%s", lua_tostring(L, -1));
+    lua_replace(L, 4);
+    lua_settop(L, 4);
+  } // stack: name, sources, entry, chunk
+  lua_setfield(L, 3, "chunk");
+}
+
 /* policy(name): another source as a plain table, run once. */
 static int load_policy(lua_State *L) {
+  sandbox *self = sandbox_of(L);
   const char *name = luaL_checkstring(L, 1);
   lua_settop(L, 1);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &SOURCES);
   int type = lua_getfield(L, 2, name); // stack: name, sources, entry
-  if (type == LUA_TNIL) return luaL_error(L, "there is no policy \"%s\"", name);
   if (type == LUA_TBOOLEAN) return luaL_error(L, "policy \"%s\" loads itself", name);
+  if (type == LUA_TNIL) {
+    if (self->finder == 0) return luaL_error(L, "there is no policy \"%s\"", name);
+    lua_settop(L, 2);
+    find_source(L, self, name);
+  }
   if (lua_getfield(L, 3, "source") != LUA_TSTRING) {
     lua_getfield(L, 3, "loaded");
     return 1;
@@ -321,6 +352,10 @@ static int do_add_module(lua_State *L) {
   lua_setfield(L, -2, "chunk");
   lua_setfield(L, -2, source->name);
   return 0;
+}
+
+void sandbox_set_finder(sandbox *self, lua_Integer number) {
+  self->finder = number;
 }
 
 sandbox_status sandbox_add_module(sandbox *self, const char *name, const char *source,

@@ -54,6 +54,10 @@ sandbox_status sandbox_set_global(sandbox *self, const char *name);
 /* Sets a global function that calls the host's callback with this number. */
 sandbox_status sandbox_set_callback(sandbox *self, const char *name, lua_Integer number);
 
+/* The callback that `policy(name)` asks for a source it does not know: name -> source, file name.
+ */
+void sandbox_set_finder(sandbox *self, lua_Integer number);
+
 /* Makes a source available to the global function `policy(name)`, which runs it once, as a table.
  */
 sandbox_status sandbox_add_module(sandbox *self, const char *name, const char *source,

@@ -229,7 +229,6 @@ function config.pool(overrides)
     idle_timeout = database.idle_timeout,
     max_lifetime = database.max_lifetime,
   }
-  if database.statement_logging then pool.statement_log = true end
   for key, value in pairs(overrides or {}) do pool[SYNONYMS[key] or key] = value end
   return pool
 end

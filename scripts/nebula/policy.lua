@@ -189,14 +189,13 @@ end
 ---@return nebula.Policy
 function policy.from_source(name, path, source, values)
   local self = setmetatable({ name = name:match "([^/]+)%.lua$" or name, path = path }, Policy)
-  local declared
-  self.sandbox, declared = require("nebula.sandbox").open {
-    name = path, source = source,
+  self.sandbox = require("nebula.sandbox").load(source, path, {
     find = function(other)
       local found = policy.find(other)
       return found and read(found), found
     end,
-  }
+  })
+  local declared = self.sandbox:describe()
   for field in pairs(declared) do
     if not FIELDS[field] then
       local names = {}

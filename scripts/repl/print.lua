@@ -72,7 +72,9 @@ end
 
 -- The column names where the value is a result of a query: an array of rows that knows its fields.
 local function result_columns(value)
+  local meta = type(value) == "table" and getmetatable(value)
   local fields = type(value) == "table" and rawget(value, "fields")
+    or type(meta) == "table" and type(rawget(meta, "__index")) == "table" and meta.__index.fields
   if type(fields) ~= "table" then return nil end
   local names = {}
   for i, field in ipairs(fields) do names[i] = type(field) == "table" and field.name or tostring(field) end
