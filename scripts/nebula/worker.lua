@@ -1,0 +1,194 @@
+-- worker.lua: works the queue: claims jobs, runs their Lua handlers as tasks, and finishes them.
+--
+-- The parts, each with what it shares through the Worker:
+--
+--   session    a claim connection: row locks first, leases for what takes longer
+--   runner     runs one job: handler, context, deadline, outcome
+--   keeper     leases: heartbeats, the end of leased jobs, rescue of vanished workers' jobs
+--   flight     the file that tells the next start what ran when this process died
+--   handlers   handler files by name
+--
+-- Slots bound how many handlers run at once; sessions and runners wait for one another through
+-- signals, so that nothing polls but the idle claim itself.
+local check = require "nebula.check"
+local config = require "nebula.config"
+local nebula = require "nebula"
+local options = require "nebula.options"
+local policy = require "nebula.policy"
+local Flight = require "nebula.worker.flight"
+local Handlers = require "nebula.worker.handlers"
+local Keeper = require "nebula.worker.keeper"
+local Run = require "nebula.worker.runner"
+local Session = require "nebula.worker.session"
+local Signal = require "nebula.worker.signal"
+
+local worker = {}
+
+worker.OPTIONS = {
+  concurrency = { default = 32, min = 1, max = 100000, help = "handlers that run at once" },
+  connections = { default = 2, min = 1, max = 16, help = "connections that claim" },
+  lease = { type = "duration", default = "30s", min = 1, help = "how long a claim lasts without a heartbeat" },
+  shutdown_timeout = { type = "duration", default = "30s", help = "how long a stop waits for running jobs" },
+  poll = { type = "duration", default = "1s", min = 0.001, help = "longest wait between two looks into an empty queue" },
+  batch = { default = 500, min = 1, max = 10000, help = "most jobs of one claim" },
+  handlers = { type = "file", help = "directory of handlers, before the project's and the built-in ones" },
+  policy = { help = "a policy's name or file, for this process alone" },
+  drain = { default = false, help = "end when no job is due" },
+}
+
+---@class nebula.Worker
+---@field id string UUID
+---@field running integer handlers that run now
+---@field leased table<string, table> runs under a lease, by job id
+---@field counts {completed: integer, failed: integer, dead: integer, lost: integer, claimed: integer}
+local Worker = {}
+Worker.__index = Worker
+
+--- A worker over a storage. Options as `nebula worker`; `workflow_id` limits it to the jobs of one
+--- workflow, `handler` is a function for every job instead of handler files, `finished` says whether
+--- an empty queue is the end (with `drain` it always is).
+---@param storage nebula.Storage
+---@param opts? table
+---@return nebula.Worker
+function worker.new(storage, opts)
+  local given = {}
+  for name, value in pairs(opts or {}) do given[name] = value end
+  local workflow_id, handler, finished = given.workflow_id, given.handler, given.finished
+  given.workflow_id, given.handler, given.finished = nil, nil, nil
+  given = options.coerce(worker.OPTIONS, given, "worker")
+  if workflow_id then check.uuid("worker: workflow_id", workflow_id) end
+  local self = setmetatable({
+    storage = storage, db = storage.db, id = nebula.crypto.uuid_v7(), settings = given, workflow_id = workflow_id,
+    finished = finished or given.drain and function() return true end,
+    concurrency = given.concurrency, running = 0, slow = 0, hungry = {}, leased = {}, sessions = {}, wants_lease = {},
+    counts = { claimed = 0, completed = 0, failed = 0, dead = 0, lost = 0 },
+    freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
+  }, Worker)
+  if given.policy then storage:use_policy(policy.load(given.policy)) end
+  self.policy = storage:policy()
+  self.handlers = Handlers.new(given.handlers, handler)
+  return self
+end
+
+-- ---- slots ----
+
+--- Handlers that may start now.
+---@return integer
+function Worker:free() return self.concurrency - self.running end
+
+--- Starts a runner for the batch, or as soon as a slot is free.
+---@param batch table
+function Worker:start_runner(batch)
+  if self:free() > 0 then
+    self.running = self.running + 1
+    nebula.task.spawn(Run.runner, self, batch)
+  elseif not batch.hungry then
+    batch.hungry = true
+    table.insert(self.hungry, batch)
+  end
+end
+
+--- A runner has ended: its slot goes to a batch that waits for one, or is free.
+function Worker:slot_freed()
+  self.running = self.running - 1
+  local batch = table.remove(self.hungry, 1)
+  if batch then
+    batch.hungry = false
+    if batch.next <= #batch.runs then return self:start_runner(batch) end
+  end
+  self.freed:notify()
+end
+
+--- Whether some session holds a batch under row locks.
+---@return boolean
+function Worker:has_batch()
+  for _, session in ipairs(self.sessions) do
+    if session.batch then return true end
+  end
+  return false
+end
+
+--- Reads what a session needs to know of the database, and raises where it is not ready for us.
+local function look(self)
+  local ready = self.db:value "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('workflow_jobs') AND attname = 'lease_until'"
+  if ready == 0 then
+    error(nebula.error { kind = "config", message = "the database has no job queue of this version: run `nebula migrate up`" }, 0)
+  end
+end
+
+-- Ends the wait of whoever waits for anything.
+local function wake_all(self)
+  self.freed:notify()
+  self.pushed:notify()
+  self.more:notify()
+end
+
+--- The queue is empty and nothing runs: is that the end?
+---@return boolean
+function Worker:ended()
+  if not self.finished or self.running > 0 or next(self.leased) or self:has_batch() then return false end
+  if not self.finished() then return false end
+  self.stopping = true
+  wake_all(self)
+  return true
+end
+
+--- Takes no more jobs, waits for those that run, then gives the rest back: run() returns. At once
+--- where called again.
+function Worker:stop()
+  if self.stopping then
+    self.stop_at = 0
+  else
+    self.stopping = true
+    self.stop_at = nebula.time.monotonic() + self.settings.shutdown_timeout
+  end
+  wake_all(self)
+end
+
+local function in_background(tasks, fn, ...)
+  tasks[#tasks + 1] = nebula.task.spawn(fn, ...)
+end
+
+-- Waits until leased jobs have ended, or the time to stop has come; then gives back what still runs.
+local function finish_leased(self)
+  while next(self.leased) do
+    if self.stop_at and nebula.time.monotonic() >= self.stop_at then break end
+    self.freed:wait(0.1)
+  end
+  local rest = {}
+  for _, run in pairs(self.leased) do rest[#rest + 1] = run end
+  for _, run in ipairs(rest) do run:abort "released" end
+  self.keeper:flush()
+end
+
+--- Works until it is stopped (or, with `drain`, until no job is due). Raises where the database
+--- cannot be reached at the start; later it waits for it to come back.
+---@return {claimed: integer, completed: integer, failed: integer, dead: integer, lost: integer} counts
+function Worker:run()
+  look(self)
+  local state = config.settings().state
+  local flight <close> = Flight.open(self.db, self.id, state and state .. "/run")
+  self.flight, self.keeper = flight, Keeper.new(self)
+  flight:recover(self)
+
+  local stop_waking <close> = setmetatable({}, { __close = self.storage:on_push(function() self.pushed:notify() end) })
+  local background = {}
+  local _ <close> = setmetatable({}, { __close = function()
+    for _, task in ipairs(background) do task:cancel() end
+  end })
+  in_background(background, self.keeper.heartbeats, self.keeper)
+  in_background(background, self.keeper.settling, self.keeper)
+  in_background(background, self.keeper.rescues, self.keeper)
+
+  nebula.task.scope(function(scope)
+    for i = 1, self.settings.connections do
+      local session = Session.new(self, i)
+      self.sessions[i] = session
+      scope:spawn(session.run, session)
+    end
+  end)
+  finish_leased(self)
+  return self.counts
+end
+
+return worker

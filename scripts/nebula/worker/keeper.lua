@@ -1,0 +1,179 @@
+-- worker/keeper.lua: what a worker does about leases: renews its own, writes the end of leased jobs
+-- in batches, and rescues the jobs whose worker has vanished.
+local nebula = require "nebula"
+local outcome = require "nebula.jobs.outcome"
+local settle = require "nebula.jobs.settle"
+local Signal = require "nebula.worker.signal"
+
+local try = nebula.try
+
+---@class nebula.Keeper
+local Keeper = {}
+Keeper.__index = Keeper
+
+local SWEEP_SECONDS = 5 -- between two looks for ended leases, with jitter
+local SWEEP_BATCH = 100
+local RETRY_SECONDS = 0.5
+local LEASE_AFTER = 0.2
+
+local EXPIRED = [[
+  SELECT ctid::text AS at, id, workflow_id, execution_id, priority, retry_count, max_retries, lane, payload, failures,
+    locked_by
+  FROM workflow_jobs
+  WHERE %s
+  LIMIT $1
+  FOR UPDATE SKIP LOCKED
+]]
+
+local EXPIRED_LEASES = EXPIRED:format "status = 'running' AND lease_until < now()"
+
+---@param worker nebula.Worker
+---@return nebula.Keeper
+function Keeper.new(worker)
+  return setmetatable({ worker = worker, queue = {}, signal = Signal.new() }, Keeper)
+end
+
+-- ---- the end of leased jobs ----
+
+--- A leased run has ended: its outcome is written with the next batch.
+---@param run nebula.Run
+function Keeper:ended(run)
+  local worker = self.worker
+  local elapsed = run.started and nebula.time.monotonic() - run.started or 0
+  worker.slow = worker.slow * 0.95 + (elapsed > LEASE_AFTER and 0.05 or 0)
+  if run.outcome then
+    self.queue[#self.queue + 1] = run
+    self.signal:notify()
+  else
+    worker.leased[run.job.id] = nil
+    worker.freed:notify()
+  end
+end
+
+-- Writes what has ended so far. Raises where the database cannot be reached; then nothing is lost.
+local function write(self)
+  local worker, runs = self.worker, self.queue
+  if #runs == 0 then return end
+  self.queue = {}
+  local entries = {}
+  for i, run in ipairs(runs) do entries[i] = { job = run.job, outcome = run.outcome } end
+  local stood, err = try(settle.leased, worker.db, entries, false)
+  if err then
+    for _, run in ipairs(runs) do table.insert(self.queue, run) end
+    error(err, 0)
+  end
+  for _, run in ipairs(runs) do
+    worker.leased[run.job.id] = nil
+    if not stood[run.job.id] then
+      worker.counts.lost = worker.counts.lost + 1
+      worker.log.warn("the claim had ended before the job did; its outcome was dropped", { job = run.job.id })
+    end
+  end
+  worker.freed:notify()
+end
+
+--- Writes what is left, at the end of the worker. What cannot be written is rescued by others.
+function Keeper:flush()
+  local _, err = try(write, self)
+  if err then self.worker.log.error("the last jobs could not be written", { error = err.message, jobs = #self.queue }) end
+end
+
+--- Body of a task: writes the ends as they come.
+function Keeper:settling()
+  while true do
+    self.signal:wait()
+    local _, err = try(write, self)
+    if err then
+      self.worker.log.warn("the end of jobs could not be written", { error = err.message, jobs = #self.queue })
+      nebula.task.sleep(RETRY_SECONDS)
+      self.signal:notify()
+    end
+  end
+end
+
+-- ---- heartbeats ----
+
+--- Body of a task: renews the leases, one statement a batch, on a connection of its own.
+function Keeper:heartbeats()
+  local worker = self.worker
+  local own = {}
+  for name, value in pairs(worker.storage.pool_options) do own[name] = value end
+  own.max_connections, own.min_connections = 1, 0
+  local db <close> = nebula.pg.connect(own)
+  local beat = { db = db, claims = {}, duration = worker.storage.duration }
+  while true do
+    nebula.task.sleep(worker.settings.lease / 3)
+    local jobs = {}
+    for _, run in pairs(worker.leased) do jobs[#jobs + 1] = run.job end
+    local lost, err = try(worker.storage.heartbeat_jobs, beat, jobs, { lease = worker.settings.lease })
+    if err then
+      worker.log.warn("heartbeat failed", { error = err.message, jobs = #jobs })
+    else
+      for _, id in ipairs(lost) do
+        local run = worker.leased[id]
+        if run and not run.finished and not run.ended then run:abort "fenced" end
+      end
+    end
+  end
+end
+
+-- ---- rescue ----
+
+-- Jobs whose worker vanished, as the policy's rescue says. Returns how many there were.
+local function rescue(worker, sql, why, suspect, ...)
+  local args = table.pack(...)
+  return worker.db:transaction(function(tx)
+    local rows = tx:query(sql, SWEEP_BATCH, table.unpack(args, 1, args.n))
+    if #rows == 0 then return 0 end
+    local at, outcomes = {}, {}
+    for i, job in ipairs(rows) do
+      at[i] = job.at
+      outcomes[i] = outcome.lost(worker.policy, job, why, job.locked_by)
+      if suspect then outcomes[i].suspect = outcomes[i].status == "pending" end
+    end
+    tx:exec(settle.OTHER_LOCKED, '{"' .. table.concat(at, '","') .. '"}', settle.columns(outcomes))
+    return #rows
+  end)
+end
+
+local function rescue_all(worker, sql, why, suspect, ...)
+  local total = 0
+  repeat
+    local count = rescue(worker, sql, why, suspect, ...)
+    total = total + count
+  until count < SWEEP_BATCH
+  return total
+end
+
+--- Rescues what a dead process of this machine left behind: the jobs it ran under row locks run
+--- alone from now on; its leases end at once.
+---@param ids string[]
+---@param dead string the dead worker's UUID
+---@return integer
+function Keeper:rescue_dead(ids, dead)
+  local worker = self.worker
+  local total = rescue_all(worker, EXPIRED:format "status = 'running' AND lease_until IS NOT NULL AND locked_by = $2",
+    "its worker died", false, dead)
+  if #ids > 0 then
+    total = total + rescue_all(worker, EXPIRED:format "status = 'pending' AND id = ANY ($2::uuid[]) AND NOT suspect",
+      "its worker died while it ran", true, ids)
+  end
+  return total
+end
+
+--- Body of a task: looks for leases that have ended, now and then.
+function Keeper:rescues()
+  local worker = self.worker
+  while true do
+    local count, err = try(rescue_all, worker, EXPIRED_LEASES, "its worker vanished: the lease ran out", false)
+    if err then
+      worker.log.warn("looking for vanished workers failed", { error = err.message })
+    elseif count > 0 then
+      worker.log.warn("jobs of vanished workers were rescued", { jobs = count })
+      worker.pushed:notify()
+    end
+    nebula.task.sleep(SWEEP_SECONDS * (0.75 + math.random() / 2))
+  end
+end
+
+return Keeper

@@ -1,0 +1,358 @@
+-- worker/session.lua: one claim connection of a worker.
+--
+-- A claim begins as a row lock: a transaction selects due jobs FOR UPDATE SKIP LOCKED, the handlers
+-- run, one UPDATE finishes the batch, and its COMMIT AND CHAIN begins the next claim. What is not
+-- done after LEASE_AFTER becomes a lease, in the same statement run. So a short job costs one row
+-- version, a dead worker's short jobs are free at once, and a stopped process loses its locks by
+-- idle_in_transaction_session_timeout.
+--
+-- The claim's plan must not depend on statistics: a fresh backlog has none, and a sort of all of it
+-- is what the planner would choose. On this connection it may not sort or build bitmaps where an
+-- index gives the order.
+local nebula = require "nebula"
+local outcome = require "nebula.jobs.outcome"
+local Run = require "nebula.worker.runner"
+local settle = require "nebula.jobs.settle"
+local Signal = require "nebula.worker.signal"
+
+local try, monotonic = nebula.try, nebula.time.monotonic
+
+---@class nebula.Session
+---@field batch? table {runs, next, left, since, signal, wants_lease}
+local Session = {}
+Session.__index = Session
+
+local LEASE_AFTER = 0.2 -- seconds
+local SHORT, LONG = 0.025, 0.1 -- a batch within SHORT grows, beyond LONG shrinks
+local FIRST_BATCH = 32
+local FIRST_WAIT = 0.01 -- of an empty queue, doubled up to `poll`
+local RETRY_SECONDS, LONGEST_RETRY = 0.2, 5 -- of a lost connection
+local SUSPECT_SECONDS = 1 -- between two looks for suspects
+
+local PLANNER = {
+  "SET enable_sort = off", "SET enable_incremental_sort = off", "SET enable_bitmapscan = off",
+  "SET enable_seqscan = off", "SET enable_hashjoin = off", "SET enable_mergejoin = off", "SET jit = off",
+}
+
+local CLAIM = [[
+  SELECT ctid::text AS at, id, token, workflow_id, execution_id, priority, scheduled_at, retry_count, max_retries,
+    lane, payload
+  FROM workflow_jobs
+  WHERE status = 'pending'
+  AND scheduled_at <= now()
+  AND %s
+  ORDER BY %s
+  LIMIT $1
+  FOR UPDATE SKIP LOCKED
+]]
+
+local CLAIM_SUSPECT = CLAIM:format("suspect", "scheduled_at")
+
+---@param worker nebula.Worker
+---@param index integer
+---@return nebula.Session
+function Session.new(worker, index)
+  return setmetatable({
+    worker = worker, index = index, size = FIRST_BATCH, signal = Signal.new(), idle_wait = FIRST_WAIT,
+    suspects_at = 0, sql = {},
+  }, Session)
+end
+
+-- ---- claiming ----
+
+function Session:claim_sql(order)
+  local sql = self.sql[order]
+  if not sql then
+    local where = "NOT suspect"
+    if self.worker.workflow_id then where = where .. (" AND workflow_id = '%s'"):format(self.worker.workflow_id) end
+    sql = CLAIM:format(where, order)
+    self.sql[order] = sql
+  end
+  return sql
+end
+
+-- How many jobs the next claim takes: what is free, and where batches are over in no time, more.
+function Session:wanted()
+  local worker = self.worker
+  if worker.stopping or worker.paused then return 0 end
+  local free = worker:free()
+  if free <= 0 then return 0 end
+  local most = worker.settings.batch
+  if worker.slow > 0.5 then return math.min(free, most) end
+  return math.min(math.max(self.size, free), most)
+end
+
+local function new_batch(self, rows)
+  local worker = self.worker
+  local runs, ids = {}, {}
+  local batch = { runs = runs, next = 1, left = #rows, since = monotonic(), signal = self.signal }
+  for i, job in ipairs(rows) do
+    runs[i], ids[i] = Run.new(worker, batch, job), job.id
+    local handler = type(job.payload) == "table" and job.payload.handler
+    if handler and worker.wants_lease[handler] then batch.wants_lease = true end
+  end
+  worker.counts.claimed = worker.counts.claimed + #rows
+  worker.flight:write(self.index, ids)
+  return batch
+end
+
+-- ---- finishing ----
+
+local function tids(list) return '{"' .. table.concat(list, '","') .. '"}' end
+
+-- Sorts a batch's runs by what is to be written. What was not started is given up: its lock ends
+-- with the transaction.
+local function sort_out(batch, all)
+  local done, results, others, running, plain = {}, {}, {}, {}, true
+  local started = all and #batch.runs or batch.next - 1
+  for i = 1, started do
+    local run = batch.runs[i]
+    local made = run.outcome
+    if not run.ended then
+      running[#running + 1] = run
+    elseif made and made.status == "completed" then
+      done[#done + 1] = run.job.at
+      results[#done] = made.result or nebula.null
+      plain = plain and not made.result
+    elseif made then
+      others[#others + 1] = run
+    end
+  end
+  return done, results, others, running, plain
+end
+
+-- Writes what has ended and leases what runs, inside the open transaction.
+local function write(self, batch, all)
+  local worker, conn = self.worker, self.conn
+  local done, results, others, running, plain = sort_out(batch, all)
+  if #done > 0 then
+    if plain then
+      conn:exec(settle.COMPLETE_LOCKED_PLAIN, worker.id, tids(done))
+    else
+      conn:exec(settle.COMPLETE_LOCKED, worker.id, tids(done), results)
+    end
+  end
+  if #others > 0 then
+    local at, outcomes = {}, {}
+    for i, run in ipairs(others) do at[i], outcomes[i] = run.job.at, run.outcome end
+    conn:exec(settle.OTHER_LOCKED, tids(at), settle.columns(outcomes))
+  end
+  if #running > 0 then
+    local at = {}
+    for i, run in ipairs(running) do at[i] = run.job.at end
+    conn:exec(settle.LEASE_LOCKED, worker.id, worker.settings.lease, tids(at))
+  end
+  return running
+end
+
+-- The batch's transaction is gone, and its locks with it.
+local function lose(batch)
+  batch.next = #batch.runs + 1
+  for _, run in ipairs(batch.runs) do
+    if not run.ended and run.batch then
+      run:promoted(false)
+      run:abort "fenced"
+    end
+  end
+end
+
+-- What one of the batch made the server refuse the whole of it: each is written alone, and the one
+-- that cannot be is failed with what the server said.
+local function salvage(self, batch, why)
+  local conn, worker = self.conn, self.worker
+  conn:exec "ROLLBACK"
+  for i = 1, batch.next - 1 do
+    local run = batch.runs[i]
+    if run.ended and run.outcome then
+      conn:exec "BEGIN"
+      local row = conn:one("SELECT ctid::text AS at FROM workflow_jobs WHERE id = $1 AND status = 'pending' AND token = $2 FOR UPDATE SKIP LOCKED",
+        run.job.id, run.job.token)
+      if row then
+        run.job.at = row.at
+        local one = { runs = { run }, next = 2 }
+        local _, err = try(write, self, one)
+        if err then
+          conn:exec "ROLLBACK; BEGIN"
+          run.outcome = outcome.failed(worker.policy, run.job, err, worker.id)
+          conn:one("SELECT FROM workflow_jobs WHERE id = $1 FOR UPDATE", run.job.id)
+          write(self, one)
+        end
+      end
+      conn:exec "COMMIT"
+    end
+  end
+  worker.log.warn("a batch was written job by job", { error = why.message })
+  lose(batch)
+end
+
+-- Ends the batch's transaction, and claims the next batch in the one that follows it.
+local function exchange(self, n)
+  local conn, batch, worker = self.conn, self.batch, self.worker
+  local plan = n > 0 and worker.policy:plan(n) or nil
+  local running
+  if batch then
+    local err
+    running, err = try(write, self, batch, batch.lease_all)
+    if err then
+      if not err.code or not err.code:find "^2[23]" then error(err, 0) end
+      self.batch = nil
+      salvage(self, batch, err)
+      return nil
+    end
+    if not batch.lease_all then batch.next = #batch.runs + 1 end
+  end
+  if plan then
+    conn:exec(batch and "COMMIT AND CHAIN" or "BEGIN")
+  elseif batch then
+    conn:exec "COMMIT"
+  end
+  self.batch = nil
+  for _, run in ipairs(running or {}) do run:promoted(true) end
+  if not plan then return nil end
+  local rows = conn:query(self:claim_sql(plan.order), plan.limit)
+  if #rows == 0 then conn:exec "COMMIT" end
+  return rows
+end
+
+-- ---- the loop ----
+
+local function wait_for_batch(batch)
+  while batch.left > 0 and not batch.wants_lease do
+    local rest = batch.since + LEASE_AFTER - monotonic()
+    if rest <= 0 then return end
+    batch.signal:wait(rest)
+  end
+end
+
+-- Grows and shrinks the batch by how long this one took.
+local function adapt(self, batch, asked)
+  local elapsed = monotonic() - batch.since
+  local worker = self.worker
+  if batch.left > 0 then
+    worker.slow = worker.slow * 0.8 + 0.2 * batch.left / #batch.runs
+  else
+    worker.slow = worker.slow * 0.8
+  end
+  if elapsed < SHORT and #batch.runs >= asked then
+    self.size = math.min(self.size * 2, worker.settings.batch)
+  elseif elapsed > LONG then
+    self.size = math.max(self.size // 2, 1)
+  end
+end
+
+-- Leases all of the batch before anything of it runs.
+local function lease_first(self, batch)
+  batch.lease_all = true
+  exchange(self, 0)
+end
+
+local function run_batch(self, rows, asked)
+  local worker = self.worker
+  local batch = new_batch(self, rows)
+  self.batch = batch
+  if #rows == asked and #worker.sessions > 1 then worker.more:notify() end
+  if batch.wants_lease or worker.slow > 0.5 then
+    lease_first(self, batch)
+    worker:start_runner(batch)
+    return
+  end
+  worker:start_runner(batch)
+  wait_for_batch(batch)
+  adapt(self, batch, asked)
+end
+
+-- Nothing is due: waits for a push, or until it is time to look again.
+local function idle(self)
+  local worker = self.worker
+  worker.flight:write(self.index, {})
+  if worker:ended() then return end
+  if self.index > 1 then
+    worker.more:wait(worker.settings.poll)
+  elseif worker.pushed:wait(self.idle_wait) then
+    self.idle_wait = FIRST_WAIT
+  else
+    self.idle_wait = math.min(self.idle_wait * 2, worker.settings.poll)
+  end
+end
+
+-- Jobs that ran when their process died: one at a time, under a lease, with nothing else at risk.
+local function work_suspects(self)
+  local worker, conn = self.worker, self.conn
+  worker.paused = true
+  local _ <close> = setmetatable({}, { __close = function()
+    worker.paused = false
+    worker.more:notify()
+    worker.freed:notify()
+  end })
+  while worker:has_batch() do worker.freed:wait(LEASE_AFTER) end
+  while not worker.stopping do
+    conn:exec "BEGIN"
+    local rows = conn:query(CLAIM_SUSPECT, 1)
+    if #rows == 0 then
+      conn:exec "COMMIT"
+      return
+    end
+    local batch = new_batch(self, rows)
+    self.batch = batch
+    lease_first(self, batch)
+    worker:start_runner(batch)
+    while worker.leased[rows[1].id] do worker.freed:wait(LEASE_AFTER) end
+    worker.flight:write(self.index, {})
+  end
+end
+
+local function look_for_suspects(self)
+  local now = monotonic()
+  if self.index > 1 or now < self.suspects_at then return end
+  self.suspects_at = now + SUSPECT_SECONDS
+  if self.conn:value "SELECT EXISTS (SELECT FROM workflow_jobs WHERE status = 'pending' AND suspect AND scheduled_at <= now())" then
+    work_suspects(self)
+  end
+end
+
+-- Claims and works on one connection, until the worker stops or the connection is lost.
+local function serve(self)
+  local worker = self.worker
+  local conn <close> = worker.db:acquire()
+  self.conn = conn
+  for _, sql in ipairs(PLANNER) do conn:exec(sql) end
+  conn:exec(("SET idle_in_transaction_session_timeout = %d"):format(math.floor(worker.settings.lease * 1000)))
+  self.connected = true
+  while true do
+    if not self.batch then look_for_suspects(self) end
+    local n = self:wanted()
+    local held = self.batch ~= nil
+    if n == 0 and not held then
+      if worker.stopping then return end
+      worker.freed:wait(worker.settings.poll)
+    else
+      local rows = exchange(self, n)
+      if rows and #rows > 0 then
+        self.idle_wait = FIRST_WAIT
+        run_batch(self, rows, n)
+      elseif rows then
+        idle(self)
+      end
+    end
+  end
+end
+
+--- Works until the worker stops; a lost connection is opened again.
+function Session:run()
+  local wait = RETRY_SECONDS
+  while true do
+    self.connected = false
+    local _, err = try(serve, self)
+    if self.batch then
+      lose(self.batch)
+      self.batch = nil
+    end
+    if not err then return end
+    self.worker.log.warn("a claim connection failed", { error = err.message or tostring(err), retry_in = wait })
+    if self.worker.stopping then return end
+    wait = self.connected and RETRY_SECONDS or math.min(wait * 2, LONGEST_RETRY)
+    nebula.task.sleep(wait)
+  end
+end
+
+return Session
