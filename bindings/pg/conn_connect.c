@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "pg/copy.h"
 
 static void on_poll_closed(uv_handle_t *handle) {
   free(handle);
@@ -188,6 +189,9 @@ static void on_flush(void *data) {
   }
   int reading = self->paused ? 0 : UV_READABLE;
   pg_conn_watch(self, left > 0 ? UV_WRITABLE | UV_READABLE : reading);
+  const pg_request *head = self->sent.first;
+  if (left == 0 && head != NULL && head->copy != NULL && head->copy->in)
+    pg_copy_tell(self->sent.first);
 }
 
 static void on_start(void *data) {

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include "pg/copy.h"
 #include "pg/pool.h"
 
 /* What is still read of a result that passed its limit, before the connection is closed instead. */
@@ -61,7 +62,10 @@ static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
     return;
   }
   if (status == PGRES_COPY_IN || status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH) {
+    bool expected = r->copy != NULL && !r->copy->started && status != PGRES_COPY_BOTH;
+    if (expected) pg_copy_start(r, result);
     PQclear(result);
+    if (expected) return;
     pg_conn_fail(self, "COPY needs copy_in or copy_out; the connection was closed", NULL);
     return;
   }
@@ -148,11 +152,23 @@ static void tell_reader(pg_request *r) {
   r->done(r);
 }
 
+static bool is_copying(const pg_request *r) {
+  return r->copy != NULL && r->copy->started && !r->copy->ended;
+}
+
 /* Takes what libpq can give without waiting. False where the connection broke. */
 static bool drain(pg_conn *self) {
   int nulls = 0;
   while (self->sent.first != NULL && !self->paused) {
     pg_request *r = self->sent.first;
+    if (is_copying(r)) {
+      /* What the server says while data go in is read once they have ended. */
+      int more = r->copy->in ? 0 : pg_copy_read(self, r);
+      if (more < 0) return false;
+      if (r->copy->length > 0) pg_copy_tell(r);
+      if (more == 0) break;
+      continue;
+    }
     if (PQisBusy(self->pg)) break;
     PGresult *result = PQgetResult(self->pg);
     if (result == NULL) {

@@ -108,4 +108,11 @@ int lua_pg_pool_transaction(lua_State *L);
 int lua_pg_session_transaction(lua_State *L);
 int lua_pg_on_commit(lua_State *L);
 
+/* ---- lua_copy.c ---- */
+void lua_pg_open_copy(lua_State *L);
+int lua_pg_pool_copy_in(lua_State *L);
+int lua_pg_pool_copy_out(lua_State *L);
+int lua_pg_session_copy_in(lua_State *L);
+int lua_pg_session_copy_out(lua_State *L);
+
 #endif

@@ -171,6 +171,8 @@ int lua_open_pg(lua_State *L) {
   lua_createtable(L, 0, 16);
   lua_pg_add_queries(L, false);
   static const luaL_Reg METHODS[] = {{"transaction", lua_pg_pool_transaction},
+                                     {"copy_in", lua_pg_pool_copy_in},
+                                     {"copy_out", lua_pg_pool_copy_out},
                                      {"stats", pool_stats},
                                      {"close", pool_close},
                                      {NULL, NULL}};
@@ -178,6 +180,7 @@ int lua_open_pg(lua_State *L) {
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   lua_pg_open_session(L);
+  lua_pg_open_copy(L);
   lua_createtable(L, 0, 8);
   lua_pushcfunction(L, pg_connect);
   lua_setfield(L, -2, "connect");

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include "pg/copy.h"
 #include "pg/pool.h"
 
 struct pg_block {
@@ -80,6 +81,8 @@ void pg_request_release(pg_request *self) {
   while ((row = pg_request_next_row(self)) != NULL)
     PQclear(row);
   free(self->rows);
+  if (self->copy != NULL) free(self->copy->data);
+  free(self->copy);
   PQclear(self->result);
   pg_statement_release(self->statement);
   pg_pool_request_give(self->pool, self);

@@ -128,20 +128,49 @@ static void see_word(statement *self, const char *word, pg_scan *out) {
   memcpy(self->last, word, sizeof self->last);
 }
 
+/* Moves past a comment, a quotation or a number at the cursor; false where there is none. */
+static bool skip_opaque(cursor *c) {
+  char ch = *c->at;
+  if ((ch == '-' && next_is(c, '-')) || (ch == '/' && next_is(c, '*'))) {
+    skip_comment(c);
+  } else if (ch == '\'' || ch == '"') {
+    skip_quoted(c, false);
+  } else if ((ch == 'e' || ch == 'E') && next_is(c, '\'')) {
+    c->at++;
+    skip_quoted(c, true);
+  } else if (is_digit(ch)) {
+    while (c->at < c->end && (is_digit(*c->at) || is_letter(*c->at)))
+      c->at++;
+  } else {
+    return false;
+  }
+  return true;
+}
+
+const char *pg_scan_parameter(const char *sql, const char *end) {
+  cursor c = {sql, end};
+  while (c.at < c.end) {
+    char word[16];
+    if (skip_opaque(&c)) continue;
+    if (*c.at == '$' && c.at + 1 < c.end && is_digit(c.at[1])) return c.at;
+    if (*c.at == '$')
+      skip_dollar(&c);
+    else if (is_letter(*c.at))
+      read_word(&c, word);
+    else
+      c.at++;
+  }
+  return c.end;
+}
+
 void pg_scan_sql(const char *sql, size_t length, pg_scan *out) {
   *out = (pg_scan){.kind = PG_CLASS_EMPTY};
   cursor c = {sql, sql + length};
   statement s = {0};
   while (c.at < c.end) {
+    if (skip_opaque(&c)) continue;
     char ch = *c.at;
-    if ((ch == '-' && next_is(&c, '-')) || (ch == '/' && next_is(&c, '*'))) {
-      skip_comment(&c);
-    } else if (ch == '\'' || ch == '"') {
-      skip_quoted(&c, false);
-    } else if ((ch == 'e' || ch == 'E') && next_is(&c, '\'')) {
-      c.at++;
-      skip_quoted(&c, true);
-    } else if (ch == '$') {
+    if (ch == '$') {
       skip_dollar(&c);
     } else if (is_letter(ch)) {
       char word[16];
@@ -150,9 +179,6 @@ void pg_scan_sql(const char *sql, size_t length, pg_scan *out) {
     } else if (ch == ';') {
       c.at++;
       if (s.body == 0) s = (statement){0};
-    } else if (is_digit(ch)) {
-      while (c.at < c.end && (is_digit(*c.at) || is_letter(*c.at)))
-        c.at++;
     } else {
       c.at++;
     }

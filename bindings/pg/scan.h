@@ -27,4 +27,7 @@ typedef struct pg_scan {
 
 void pg_scan_sql(const char *sql, size_t length, pg_scan *out);
 
+/* The next $1 or $23 outside of quotes and comments, or the end. */
+const char *pg_scan_parameter(const char *sql, const char *end);
+
 #endif

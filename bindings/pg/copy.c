@@ -1,0 +1,117 @@
+/* copy.c: the data of a COPY. */
+#include "pg/copy.h"
+#include <stdlib.h>
+#include <string.h>
+
+void pg_copy_start(pg_request *request, const PGresult *result) {
+  pg_copy *self = request->copy;
+  self->started = true;
+  self->in = PQresultStatus(result) == PGRES_COPY_IN;
+  self->columns = PQnfields(result);
+  pg_copy_tell(request);
+}
+
+void pg_copy_tell(pg_request *request) {
+  pg_copy *self = request->copy;
+  if (!self->wanted || request->abandoned || request->finished) return;
+  self->wanted = false;
+  request->done(request);
+}
+
+static bool reserve(pg_copy *self, size_t more) {
+  if (self->capacity - self->length >= more) return true;
+  size_t capacity = self->capacity == 0 ? 16384 : self->capacity;
+  while (capacity - self->length < more)
+    capacity *= 2;
+  char *data = realloc(self->data, capacity);
+  if (data == NULL) return false;
+  self->data = data;
+  self->capacity = capacity;
+  return true;
+}
+
+/* COPY's text form escapes backslashes and control characters; JSON holds no raw control character
+ * but between its tokens, where a blank does as well. A NULL is JSON's null. */
+static size_t unescape_json(char *out, const char *in, size_t length) {
+  if (length == 3 && memcmp(in, "\\N\n", 3) == 0) {
+    memcpy(out, "null\n", 5);
+    return 5;
+  }
+  size_t n = 0;
+  for (size_t i = 0; i < length; i++) {
+    if (in[i] != '\\' || i + 1 >= length)
+      out[n++] = in[i];
+    else
+      out[n++] = in[++i] == '\\' ? '\\' : ' ';
+  }
+  return n;
+}
+
+int pg_copy_read(pg_conn *conn, pg_request *request) {
+  pg_copy *self = request->copy;
+  for (;;) {
+    bool drop = request->abandoned || request->finished;
+    if (!drop && self->length >= PG_COPY_BUFFER) {
+      conn->paused = true;
+      pg_conn_watch(conn, 0);
+      return 0;
+    }
+    char *row = NULL;
+    int length = PQgetCopyData(conn->pg, &row, 1);
+    if (length == 0) return 0;
+    if (length < 0) {
+      self->ended = true;
+      return 1; /* also -2: the error is the next result */
+    }
+    size_t n = (size_t)length;
+    bool kept = drop || reserve(self, n + 2);
+    if (kept && !drop) {
+      if (self->json)
+        n = unescape_json(self->data + self->length, row, n);
+      else
+        memcpy(self->data + self->length, row, n);
+      self->length += n;
+    }
+    PQfreemem(row);
+    if (!kept) return -1;
+  }
+}
+
+int pg_copy_put(pg_request *request, const char *data, size_t length) {
+  pg_conn *conn = request->conn;
+  while (length > 0) {
+    int piece = length > (1 << 20) ? 1 << 20 : (int)length;
+    if (PQputCopyData(conn->pg, data, piece) < 0) return -1;
+    data += piece;
+    length -= (size_t)piece;
+  }
+  int left = PQflush(conn->pg);
+  if (left < 0) return -1;
+  if (left == 0) return 1;
+  pg_conn_watch(conn, UV_READABLE | UV_WRITABLE);
+  return 0;
+}
+
+bool pg_copy_end(pg_request *request, const char *reason) {
+  pg_conn *conn = request->conn;
+  request->copy->ended = true;
+  bool sent = PQputCopyEnd(conn->pg, reason) == 1;
+  loop_defer(conn->loop, &conn->flush);
+  return sent;
+}
+
+void pg_copy_taken(pg_request *request) {
+  request->copy->length = 0;
+  if (request->conn != NULL) pg_conn_resume(request->conn);
+}
+
+void pg_copy_abort(pg_request *request) {
+  pg_copy *self = request->copy;
+  pg_conn *conn = request->conn;
+  request->abandoned = true;
+  if (request->finished || conn == NULL || !self->started || self->ended) return;
+  if (self->in)
+    pg_copy_end(request, "the source failed");
+  else
+    pg_conn_resume(conn);
+}
