@@ -150,6 +150,11 @@ static int send_statement(pg_conn *self, pg_request *r, naming how) {
                              r->binary);
 }
 
+/* The script drops what the connection has prepared. */
+static bool forgets(const pg_statement *s) {
+  return strcmp(s->scan.word, "DISCARD") == 0 || strcmp(s->scan.word, "DEALLOCATE") == 0;
+}
+
 /* One segment: what goes ahead, the statement, a Sync. */
 static bool send_segment(pg_conn *self, pg_request *r) {
   naming how = name_statement(self, r);
@@ -168,6 +173,8 @@ static bool send_one(pg_conn *self, pg_request *r) {
   r->seen = r->skip = 0;
   r->parse_step = -1;
   r->sent_ns = uv_hrtime();
+  if (self->prepared != NULL && !r->abandoned && forgets(r->statement))
+    pg_prepared_clear(self->prepared);
   bool sent = false;
   switch (r->kind) {
   case PG_REQUEST_EXECUTE:
@@ -182,6 +189,7 @@ static bool send_one(pg_conn *self, pg_request *r) {
 
 static bool may_send(const pg_conn *self, const pg_request *r) {
   bool simple = r->kind == PG_REQUEST_SCRIPT || r->kind == PG_REQUEST_COPY;
+  if (self->cancelling) return false;
   if (self->sent.count == 0) return true;
   return !simple && self->pipeline && !r->streaming && !self->sent.last->streaming;
 }

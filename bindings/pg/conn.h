@@ -58,10 +58,12 @@ struct pg_conn {
 
   /* For the pool. */
   size_t index;
-  bool held;       /* by a session, a transaction or a request that runs alone */
-  bool reserved;   /* takes no more shared requests, so that it becomes idle */
-  bool evict;      /* close it as soon as it is idle */
-  bool dirty;      /* a session may have changed its settings */
+  bool held;                        /* by a session, a transaction or a request that runs alone */
+  bool reserved;                    /* takes no more shared requests, so that it becomes idle */
+  bool evict;                       /* close it as soon as it is idle */
+  bool dirty;                       /* a session may have changed its settings */
+  bool cancelling, cancel_answered; /* nothing is sent until the answer came and `sent` is empty */
+  uint64_t serial;
   bool rolling;    /* a ROLLBACK runs before it is given back */
   char begin[160]; /* sent in front of the next request, in its segment */
   uint64_t created_ms, idle_ms, held_ms, expires_ms, settled_ns;

@@ -8,7 +8,10 @@ void pg_copy_start(pg_request *request, const PGresult *result) {
   self->started = true;
   self->in = PQresultStatus(result) == PGRES_COPY_IN;
   self->columns = PQnfields(result);
-  pg_copy_tell(request);
+  if (request->abandoned && self->in)
+    pg_copy_end(request, "the source failed");
+  else
+    pg_copy_tell(request);
 }
 
 void pg_copy_tell(pg_request *request) {

@@ -87,7 +87,8 @@ pg_statement *pg_pool_intern(pg_pool *self, const char *text, size_t length) {
 }
 
 bool pg_conn_available(const pg_conn *conn) {
-  return conn->state == PG_CONN_READY && !conn->held && !conn->evict && !conn->rolling;
+  return conn->state == PG_CONN_READY && !conn->held && !conn->evict && !conn->rolling &&
+         !conn->cancelling;
 }
 
 /* Whether the request may go behind those that the connection already carries. */
@@ -200,16 +201,24 @@ void pg_pool_pump(pg_pool *self) {
   pg_pool_release(self);
 }
 
+/* A cancel can hit nobody else's work. */
+static bool is_alone(const pg_request *r) {
+  return r->conn->held || (r->alone && r->conn->sent.count == 1);
+}
+
 static void on_deadline(void *data) {
   pg_request *r = data;
   r->timer = NULL;
   pg_pool *self = r->pool;
   bool waiting = r->queue == &self->waiting;
+  bool sent = r->queue != NULL && r->conn != NULL && r->queue == &r->conn->sent;
   bool unsent = r->queue != NULL && r->conn != NULL && r->queue == &r->conn->pending;
   if (waiting)
     leave_queue(self, r);
   else if (unsent)
     pg_queue_remove(r);
+  else if (sent && is_alone(r))
+    pg_pool_cancel(self, r->conn);
   pg_request_finish(r, PG_OUTCOME_TIMEOUT, NULL);
   if (waiting || unsent) pg_request_release(r);
 }
@@ -256,8 +265,8 @@ void pg_pool_abandoned(pg_pool *self, pg_request *r) {
   if (r->queue == &conn->pending) {
     pg_queue_remove(r);
     pg_request_release(r);
-  } else if (conn->held || r->streaming) {
-    pg_conn_close(conn, PG_OUTCOME_CLOSED, "the statement was abandoned");
+  } else if (is_alone(r)) {
+    pg_pool_cancel(self, conn);
   }
 }
 

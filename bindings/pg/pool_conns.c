@@ -5,6 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What a session may have changed, but for its prepared statements. */
+#define RECYCLE                                                                                    \
+  "ROLLBACK; RESET ALL; UNLISTEN *; CLOSE ALL; SELECT pg_advisory_unlock_all(); DISCARD TEMP"
+
 static void on_retry(void *data) {
   pg_pool *self = data;
   self->retry = NULL;
@@ -96,6 +100,8 @@ static void settle(pg_pool *self, pg_conn *conn) {
 
 static void on_conn_advanced(pg_conn *conn) {
   pg_pool *self = conn->pool;
+  pg_pool_cancel_settle(conn);
+  if (conn->cancelling || conn->state != PG_CONN_READY) return;
   if (pg_conn_quiet(conn) && conn->rolling) {
     conn->rolling = conn->dirty = false;
     conn->held = false;
@@ -135,6 +141,7 @@ void pg_pool_grow(pg_pool *self) {
     if (conn == NULL) return;
     self->refs++;
     conn->index = self->count;
+    conn->serial = ++self->last_serial;
     self->conns[self->count++] = conn;
     self->connecting++;
   }
@@ -145,21 +152,18 @@ void pg_pool_give_back(pg_pool *self, pg_conn *conn) {
   conn->begin[0] = '\0';
   if (conn->held_by != NULL) *conn->held_by = NULL;
   conn->held_by = NULL;
-  if (!pg_conn_quiet(conn)) {
-    pg_conn_close(conn, PG_OUTCOME_CLOSED, "its holder went away");
-    return;
-  }
-  bool open = !pg_conn_settled(conn);
+  bool busy = !pg_conn_quiet(conn);
+  if (busy) pg_pool_cancel(self, conn);
+  if (conn->state != PG_CONN_READY) return;
+  bool open = busy || !pg_conn_settled(conn);
   if (!open && !conn->dirty) {
     conn->held = false;
     settle(self, conn);
     if (self->waiting.first != NULL) loop_defer(self->loop, &self->pump);
     return;
   }
-  const char *sql =
-      open ? "ROLLBACK" : "RESET ALL; UNLISTEN *; CLOSE ALL; SELECT pg_advisory_unlock_all()";
-  pg_request *r =
-      pg_pool_internal_request(self, open ? PG_REQUEST_EXECUTE : PG_REQUEST_SCRIPT, sql);
+  pg_request *r = conn->dirty ? pg_pool_internal_request(self, PG_REQUEST_SCRIPT, RECYCLE)
+                              : pg_pool_internal_request(self, PG_REQUEST_EXECUTE, "ROLLBACK");
   if (r == NULL) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "out of memory");
     return;
@@ -254,5 +258,7 @@ void pg_pool_close(pg_pool *self, bool now) {
     if (now || c->state != PG_CONN_READY || (!c->held && pg_conn_quiet(c)))
       pg_conn_close(c, PG_OUTCOME_CLOSED, "the pool was closed");
   }
+  if (self->control != NULL && (now || pg_conn_quiet(self->control)))
+    pg_conn_close(self->control, PG_OUTCOME_CLOSED, "the pool was closed");
   pg_pool_release(self);
 }

@@ -21,6 +21,8 @@ struct pg_pool {
   bool closed, connected_once, pumping;
   pg_conn **conns;
   size_t count, connecting, reserved;
+  pg_conn *control; /* carries cancels; NULL until one is needed */
+  uint64_t last_serial;
   pg_queue waiting;
   size_t waiting_alone; /* of them, those that need a connection of their own */
   pg_statements *statements;
@@ -47,6 +49,12 @@ void pg_pool_fail_waiting(pg_pool *self, pg_outcome outcome, const char *message
 /* Keeps the timer of the head waiter and that of idle connections right. */
 void pg_pool_watch_waiting(pg_pool *self);
 void pg_pool_watch_idle(pg_pool *self);
+
+/* Cancels what the connection runs for its one holder. Its requests still end by themselves. */
+void pg_pool_cancel(pg_pool *self, pg_conn *conn);
+
+/* After results came in: a cancel may be over now. */
+void pg_pool_cancel_settle(pg_conn *conn);
 
 bool pg_conn_available(const pg_conn *conn);
 

@@ -1,0 +1,90 @@
+/* pool_cancel.c: cancelling a statement on a connection that is held alone.
+ *
+ * A cancel names a process, not a statement: it hits whatever that process runs when it arrives. So
+ * it is sent only for a connection that carries one caller's work, and that connection sends
+ * nothing more until the request has been answered and its own results are in. The request is a
+ * pg_cancel_backend on a connection apart, opened when it is first needed: libpq's PQcancel would
+ * block the loop. Where no answer comes in time, the connection is closed instead. */
+#include "pg/pool_private.h"
+#include <stdio.h>
+
+#define CANCEL_SECONDS 5.0
+
+static pg_conn *find(const pg_pool *self, uint64_t serial) {
+  for (size_t i = 0; i < self->count; i++)
+    if (self->conns[i]->serial == serial) return self->conns[i];
+  return NULL;
+}
+
+void pg_pool_cancel_settle(pg_conn *conn) {
+  if (!conn->cancelling || !conn->cancel_answered || conn->sent.count > 0) return;
+  conn->cancelling = false;
+  loop_timer_stop(conn->loop, conn->timer);
+  conn->timer = NULL;
+  pg_conn_advance(conn);
+}
+
+static void on_answer(pg_request *request) {
+  pg_conn *conn = find(request->pool, request->tag[0]);
+  if (conn == NULL || !conn->cancelling) return;
+  if (request->outcome != PG_OUTCOME_OK) {
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "its statement could not be cancelled");
+    return;
+  }
+  conn->cancel_answered = true;
+  bool was_quiet = conn->sent.count == 0;
+  pg_pool_cancel_settle(conn);
+  if (was_quiet && conn->state == PG_CONN_READY) conn->events->advanced(conn);
+}
+
+static void on_control_ready(pg_conn *conn) {
+  conn->expires_ms = UINT64_MAX;
+  pg_conn_advance(conn);
+}
+
+static void on_control_advanced(pg_conn *conn) {
+  if (conn->pool->closed && pg_conn_quiet(conn))
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
+}
+
+static void on_control_closed(pg_conn *conn) {
+  pg_pool *self = conn->pool;
+  self->control = NULL;
+  pg_pool_release(self);
+}
+
+static const pg_conn_events CONTROL = {on_control_ready, on_control_advanced, on_control_closed};
+
+static pg_conn *control(pg_pool *self) {
+  if (self->control != NULL) return self->control;
+  self->control = pg_conn_open(self->loop, self->config, &CONTROL, self, CANCEL_SECONDS, 0);
+  if (self->control != NULL) self->refs++;
+  return self->control;
+}
+
+static void on_late(void *data) {
+  pg_conn *conn = data;
+  conn->timer = NULL;
+  pg_conn_close(conn, PG_OUTCOME_CLOSED, "its statement could not be cancelled in time");
+}
+
+void pg_pool_cancel(pg_pool *self, pg_conn *conn) {
+  if (conn->cancelling || conn->state != PG_CONN_READY || conn->sent.count == 0) return;
+  char sql[64];
+  snprintf(sql, sizeof sql, "SELECT pg_cancel_backend(%d)", PQbackendPID(conn->pg));
+  pg_conn *over = control(self);
+  pg_request *r = over != NULL ? pg_pool_internal_request(self, PG_REQUEST_EXECUTE, sql) : NULL;
+  if (r == NULL) {
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "out of memory");
+    return;
+  }
+  conn->cancelling = true;
+  conn->cancel_answered = false;
+  conn->timer = loop_timer_start(self->loop, CANCEL_SECONDS, on_late, conn);
+  if (conn->paused) pg_conn_resume(conn);
+  r->abandoned = false;
+  r->done = on_answer;
+  r->tag[0] = conn->serial;
+  pg_conn_send(over, r);
+  pg_request_release(r);
+}
