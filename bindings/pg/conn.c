@@ -9,6 +9,12 @@ bool pg_conn_quiet(const pg_conn *self) {
   return self->state == PG_CONN_READY && self->sent.count == 0 && self->pending.count == 0;
 }
 
+bool pg_conn_is_streaming(const pg_conn *self) {
+  for (const pg_request *r = self->sent.first; r != NULL; r = r->next)
+    if (r->streaming && !r->abandoned && !r->finished) return true;
+  return self->pending.first != NULL && self->pending.first->streaming;
+}
+
 bool pg_conn_settled(const pg_conn *self) {
   return PQtransactionStatus(self->pg) == PQTRANS_IDLE;
 }

@@ -85,6 +85,9 @@ void pg_conn_close(pg_conn *self, pg_outcome outcome, const char *message);
 /* A streaming reader has room again. */
 void pg_conn_resume(pg_conn *self);
 
+/* A reader takes rows one by one: what is sent now waits for the end of its loop. */
+bool pg_conn_is_streaming(const pg_conn *self);
+
 /* Nothing is sent or pending. */
 bool pg_conn_quiet(const pg_conn *self);
 

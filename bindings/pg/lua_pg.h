@@ -31,7 +31,8 @@ typedef struct lua_pg_session {
   bool transaction, ended;
   bool in_transaction; /* an acquired session that runs :transaction */
   int attempts, retries;
-  int depth; /* 0: a transaction; above: a savepoint */
+  int cursors; /* opened so far */
+  int depth;   /* 0: a transaction; above: a savepoint */
   lua_Integer
       hooks; /* on_commit functions before this savepoint; in user value 2 of the outermost */
   pg_request *command; /* that is waited for */
@@ -41,7 +42,7 @@ typedef struct lua_pg_session {
 } lua_pg_session;
 
 /* The shapes of a result. */
-enum { LUA_PG_QUERY, LUA_PG_ONE, LUA_PG_VALUE_OF, LUA_PG_EXEC };
+enum { LUA_PG_QUERY, LUA_PG_ONE, LUA_PG_VALUE_OF, LUA_PG_EXEC, LUA_PG_ROWS };
 
 /* ---- lua_pool.c ---- */
 lua_pg_pool *lua_pg_check_pool(lua_State *L, int index, const char *call);
@@ -66,6 +67,9 @@ pg_conn *lua_pg_check_conn(lua_State *L, const lua_pg_session *session, const ch
 int lua_pg_acquire(lua_State *L, int index, const char *what, lua_KContext context,
                    lua_KFunction done);
 void lua_pg_acquired(lua_State *L, lua_pg_session *session);
+
+bool lua_pg_in_transaction(const lua_pg_session *session);
+void lua_pg_check_session_alive(lua_State *L, const lua_pg_session *session, const char *call);
 
 /* Ends the session; its connection goes back to whom it came from. */
 void lua_pg_session_return(lua_pg_session *session);
@@ -107,6 +111,14 @@ _Noreturn void lua_pg_no_memory(lua_State *L);
 int lua_pg_pool_transaction(lua_State *L);
 int lua_pg_session_transaction(lua_State *L);
 int lua_pg_on_commit(lua_State *L);
+
+/* ---- lua_rows.c ---- */
+/* Pushes what a for-loop wants, over a request that it takes over and the caller submits. */
+int lua_pg_stream_rows(lua_State *L, lua_pg_pool *pool, pg_request *request);
+
+/* The same through a cursor of the session's transaction; submits and waits. */
+int lua_pg_cursor_rows(lua_State *L, lua_pg_session *session, pg_request *plain);
+void lua_pg_open_rows(lua_State *L);
 
 /* ---- lua_copy.c ---- */
 void lua_pg_open_copy(lua_State *L);

@@ -181,6 +181,7 @@ int lua_open_pg(lua_State *L) {
   lua_pop(L, 1);
   lua_pg_open_session(L);
   lua_pg_open_copy(L);
+  lua_pg_open_rows(L);
   lua_createtable(L, 0, 8);
   lua_pushcfunction(L, pg_connect);
   lua_setfield(L, -2, "connect");

@@ -99,7 +99,7 @@ static void check_statement(lua_State *L, const pg_statement *s, const lua_pg_se
     refuse(L, call, s,
            "would leave a shared connection in a transaction: use :transaction, or "
            ":acquire a connection");
-  if (s->scan.control && (session->transaction || session->in_transaction))
+  if (s->scan.control && lua_pg_in_transaction(session))
     refuse(L, call, s,
            "is done by :transaction itself: return to commit, raise an error to roll back, "
            "nest :transaction for a savepoint");
@@ -115,11 +115,27 @@ static bool needs_types(const pg_statement *s, int nparams) {
 
 static int query_done(lua_State *L, int status, lua_KContext context);
 
+static void submit(lua_pg_pool *pool, lua_pg_session *session, pg_request *r) {
+  if (session == NULL) {
+    pg_pool_submit(pool->pool, r);
+    return;
+  }
+  pg_conn *conn = lua_pg_session_conn(session);
+  pg_class kind = r->statement->scan.kind;
+  if (kind == PG_CLASS_OTHER || kind == PG_CLASS_CONTROL) conn->dirty = true;
+  pg_pool_submit_to(pool->pool, conn, r);
+}
+
 /* Sends what the arguments ask for: first, where its types are not known, to learn them. */
 static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int shape,
                  const char *call) {
   order o;
   read_order(L, pool, call, &o);
+  if (session != NULL && pg_conn_is_streaming(lua_pg_session_conn(session)))
+    err_raisef(
+        L, ERR_VALIDATION, "database",
+        "%s: a rows loop is open on this connection: end it first, or open it in a :transaction",
+        call);
   int nparams = lua_gettop(L) - 2;
   pg_request *r = lua_pg_build(L, pool, PG_REQUEST_EXECUTE, o.sql, o.length);
   const pg_statement *s = r->statement;
@@ -142,15 +158,17 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
         "%s waits for a connection of the pool while this task holds all %d of them: use the "
         "transaction's own handle, or raise max_connections",
         call, (int)pg_pool_options_get(pool->pool)->max_connections);
+  if (shape == LUA_PG_ROWS && r->kind == PG_REQUEST_EXECUTE) {
+    if (session != NULL && lua_pg_in_transaction(session)) return lua_pg_cursor_rows(L, session, r);
+    int results = lua_pg_stream_rows(L, pool, r);
+    pool->building = NULL;
+    r->done = on_done;
+    submit(pool, session, r);
+    return results;
+  }
   task_ticket ticket = lua_pg_ticket(L, r, call);
   pool->building = NULL;
-  if (session == NULL) {
-    pg_pool_submit(pool->pool, r);
-  } else {
-    pg_conn *conn = lua_pg_session_conn(session);
-    if (s->scan.kind == PG_CLASS_OTHER || s->scan.kind == PG_CLASS_CONTROL) conn->dirty = true;
-    pg_pool_submit_to(pool->pool, conn, r);
-  }
+  submit(pool, session, r);
   return task_wait(L, ticket, lua_pg_abandon, r, (lua_KContext)r, query_done);
 }
 

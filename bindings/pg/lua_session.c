@@ -35,16 +35,25 @@ pg_conn *lua_pg_check_conn(lua_State *L, const lua_pg_session *session, const ch
   return conn;
 }
 
+void lua_pg_check_session_alive(lua_State *L, const lua_pg_session *session, const char *call) {
+  if (session->ended)
+    err_raisef(L, ERR_VALIDATION, "database",
+               session->transaction
+                   ? "%s: this transaction has ended; its handle is good only inside "
+                     "the function that was given it"
+                   : "%s: this connection was given back to the pool",
+               call);
+  lua_pg_check_conn(L, session, call);
+}
+
 lua_pg_session *lua_pg_check_session(lua_State *L, int index, const char *call) {
   lua_pg_session *self = luaL_checkudata(L, index, LUA_PG_SESSION);
-  if (self->ended)
-    err_raisef(L, ERR_VALIDATION, "database",
-               self->transaction ? "%s: this transaction has ended; its handle is good only inside "
-                                   "the function that was given it"
-                                 : "%s: this connection was given back to the pool",
-               call);
-  lua_pg_check_conn(L, self, call);
+  lua_pg_check_session_alive(L, self, call);
   return self;
+}
+
+bool lua_pg_in_transaction(const lua_pg_session *session) {
+  return session->transaction || session->in_transaction;
 }
 
 void lua_pg_session_return(lua_pg_session *self) {
@@ -141,8 +150,8 @@ static void add_query(lua_State *L, const char *owner, const char *name, int sha
 }
 
 void lua_pg_add_queries(lua_State *L, bool session) { // stack: methods
-  static const char *const NAMES[] = {"query", "one", "value", "exec"};
-  for (int shape = LUA_PG_QUERY; shape <= LUA_PG_EXEC; shape++)
+  static const char *const NAMES[] = {"query", "one", "value", "exec", "rows"};
+  for (int shape = LUA_PG_QUERY; shape <= LUA_PG_ROWS; shape++)
     add_query(L, session ? "connection" : "pool", NAMES[shape], shape, session);
   if (session) return;
   lua_pushcfunction(L, pool_acquire);

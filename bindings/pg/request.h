@@ -58,9 +58,10 @@ struct pg_request {
   pg_request_kind kind;
   pg_outcome outcome;
   unsigned refs;
-  bool alone;      /* nothing is pipelined with it */
-  bool streaming;  /* rows are handed over one by one: see pg_request_next_row */
-  bool unprepared; /* sent as text: the caller said so */
+  bool alone;       /* nothing is pipelined with it */
+  bool streaming;   /* rows are handed over one by one: see pg_request_next_row */
+  bool copied_rows; /* the caller's: a batch of a cursor */
+  bool unprepared;  /* sent as text: the caller said so */
   bool finished, abandoned, retried;
   bool fatal_seen; /* the server said why it ends the session */
 

@@ -104,7 +104,13 @@ typedef struct statement {
   char last[16];
 } statement;
 
+static bool is_modifying(const char *word) {
+  return strcmp(word, "INSERT") == 0 || strcmp(word, "UPDATE") == 0 ||
+         strcmp(word, "DELETE") == 0 || strcmp(word, "MERGE") == 0;
+}
+
 static void see_word(statement *self, const char *word, pg_scan *out) {
+  if (is_modifying(word)) out->modifies = true;
   if (self->words++ == 0) {
     pg_class kind = classify(word);
     self->prepare = strcmp(word, "PREPARE") == 0;

@@ -22,6 +22,7 @@ typedef struct pg_scan {
   pg_class kind;       /* of the first statement; OTHER where there are several */
   unsigned statements; /* how many, separated by semicolons */
   bool control;        /* one of them is transaction control */
+  bool modifies;       /* INSERT, UPDATE, DELETE or MERGE stands in it somewhere */
   char word[16];       /* the word that decided, in upper case, for messages */
 } pg_scan;
 
