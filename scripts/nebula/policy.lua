@@ -188,14 +188,18 @@ end
 ---@param values? table
 ---@return nebula.Policy
 function policy.from_source(name, path, source, values)
-  local self = setmetatable({ name = name:match "([^/]+)%.lua$" or name, path = path }, Policy)
-  self.sandbox = require("nebula.sandbox").load(source, path, {
+  local self = setmetatable({ name = name:match "([^/]+)%.lua$" or name, path = path, now = nebula.time.now() }, Policy)
+  self.date = function(zone, at) return nebula.time.date(zone, at or self.now) end
+  self.sandbox = require("nebula.sandbox").load(source, "@" .. path, {
+    seed = math.random(math.maxinteger),
+    functions = { date = self.date },
     find = function(other)
       local found = policy.find(other)
-      return found and read(found), found
+      if found then return read(found), "@" .. found end
     end,
   })
   local declared = self.sandbox:describe()
+  if type(declared) ~= "table" then fail(self, "%s returns a table of functions, not %s", path, type(declared)) end
   for field in pairs(declared) do
     if not FIELDS[field] then
       local names = {}
@@ -205,7 +209,13 @@ function policy.from_source(name, path, source, values)
   end
   self.summary, self.lane, self.functions = declared.summary, declared.lane, {}
   for field, kind in pairs(FIELDS) do
-    if declared[field] ~= nil and kind == "function" then self.functions[field] = true end
+    local value = declared[field]
+    if value ~= nil and kind == "function" then
+      if type(value) ~= "userdata" then fail(self, "%s is a function, not %s", field, type(value)) end
+      self.functions[field] = true
+    elseif value ~= nil and type(value) ~= kind then
+      fail(self, "%s is a %s, not %s", field, kind == "string" and "text" or kind, type(value))
+    end
   end
   self.declared = declared.options or {}
   self.options = options.coerce(self.declared, values, "policy " .. self.name)
@@ -225,7 +235,8 @@ end
 function Policy:call(name, ...)
   local args = table.pack(...)
   local ctx = args[args.n]
-  ctx.now, ctx.options = nebula.time.now(), self.options
+  self.now = nebula.time.now()
+  ctx.now, ctx.options, ctx.date = self.now, self.options, self.date
   return self.sandbox:call(name, table.unpack(args, 1, args.n))
 end
 
