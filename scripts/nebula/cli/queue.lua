@@ -1,0 +1,148 @@
+-- cli/queue.lua: `nebula queue stats|list|show|push|requeue|cancel`.
+local JSON = { default = false, help = "print JSON" }
+local LISTED = { "id", "status", "priority", "scheduled_at", "retry_count", "handler", "error" }
+local STATUSES = { "pending", "running", "completed", "failed", "cancelled", "dead" }
+
+local function with_storage(fn)
+  local storage <close> = require("nebula.storage").from_env { max_connections = 2 }
+  return fn(storage, require "nebula")
+end
+
+local function pairs_table(values)
+  local rows = {}
+  for name, value in pairs(values) do rows[#rows + 1] = { what = name, value = value } end
+  table.sort(rows, function(a, b) return a.what < b.what end)
+  print(require("nebula.ui").table(rows, { columns = { "what", "value" } }))
+end
+
+local function show(nebula, value, json)
+  if json then
+    print(nebula.json.encode(value))
+  else
+    pairs_table(value)
+  end
+end
+
+local function filters(opts)
+  return {
+    status = opts.status, handler = opts.handler, error = opts.error, lane = opts.lane, limit = opts.limit,
+    after = opts.after,
+  }
+end
+
+local function list(opts)
+  return with_storage(function(storage, nebula)
+    local rows = storage:list_jobs(filters(opts))
+    if opts.json then
+      for _, row in ipairs(rows) do print(nebula.json.encode(row)) end
+      return
+    end
+    for _, row in ipairs(rows) do row.handler = type(row.payload) == "table" and row.payload.handler or nil end
+    print(require("nebula.ui").table(rows, { columns = LISTED }))
+  end)
+end
+
+local function payload_of(nebula, text)
+  if not text then return {} end
+  local payload, err = nebula.try(nebula.json.decode, text)
+  if err then error(nebula.error { kind = "config", message = "the payload is not JSON: " .. err.message }, 0) end
+  return payload
+end
+
+local function push(opts, args)
+  return with_storage(function(storage, nebula)
+    local payload = payload_of(nebula, args.payload)
+    if type(payload) ~= "table" then
+      error(nebula.error { kind = "config", message = "the payload is a JSON object, such as '{\"invoice_id\": 7}'" }, 0)
+    end
+    payload.handler = args.handler
+    local job = storage:push_job {
+      payload = payload, priority = opts.priority, delay = opts.delay, unique_key = opts.unique_key,
+    }
+    show(nebula, { id = job.id, duplicate = job.duplicate or false }, opts.json)
+  end)
+end
+
+local FILTER_OPTIONS = {
+  status = { type = "list", choices = STATUSES, help = "only these" },
+  handler = { type = "string", help = "only jobs for this handler" },
+  error = { type = "string", help = "only errors like this (a LIKE pattern)" },
+  lane = { type = "string", help = "only this lane" },
+  limit = { type = "integer", min = 1, max = 10000, help = "at most so many" },
+}
+
+local function extended(more)
+  local out = {}
+  for name, option in pairs(FILTER_OPTIONS) do out[name] = option end
+  for name, option in pairs(more) do out[name] = option end
+  return out
+end
+
+local ID = { { name = "id", required = true, help = "the job's id" } }
+
+return {
+  summary = "Look into the job queue, push, requeue and cancel",
+  commands = {
+    stats = {
+      summary = "What is in the queue",
+      options = { json = JSON },
+      run = function(opts)
+        return with_storage(function(storage, nebula) show(nebula, storage:queue_stats(), opts.json) end)
+      end,
+    },
+    list = {
+      summary = "List jobs, the newest first",
+      options = extended { json = JSON, after = { type = "string", help = "the id that ended the page before" } },
+      run = list,
+    },
+    show = {
+      summary = "Everything about one job",
+      options = { json = JSON },
+      arguments = ID,
+      run = function(opts, args)
+        return with_storage(function(storage, nebula)
+          local job = storage:get_job(args.id)
+          if not job then error(nebula.error { kind = "not_found", message = "there is no job " .. args.id }, 0) end
+          show(nebula, job, opts.json)
+        end)
+      end,
+    },
+    push = {
+      summary = "Push a job",
+      options = {
+        json = JSON,
+        priority = { default = 0, help = "the higher, the sooner" },
+        delay = { type = "duration", help = "due so much later" },
+        unique_key = { type = "string", help = "one job of a key may be pending or running" },
+      },
+      arguments = {
+        { name = "handler", required = true, help = "who works it: handlers/NAME.lua" },
+        { name = "payload", help = "a JSON object" },
+      },
+      run = push,
+    },
+    requeue = {
+      summary = "Put dead, failed and cancelled jobs back, due now",
+      options = extended { json = JSON },
+      run = function(opts)
+        return with_storage(function(storage, nebula)
+          local given = filters(opts)
+          given.after = nil
+          show(nebula, { requeued = storage:requeue_jobs(given) }, opts.json)
+        end)
+      end,
+    },
+    cancel = {
+      summary = "Cancel a pending or running job",
+      options = { json = JSON },
+      arguments = ID,
+      run = function(opts, args)
+        return with_storage(function(storage, nebula)
+          local cancelled = storage:cancel_job(args.id)
+          show(nebula, { cancelled = cancelled }, opts.json)
+          if not cancelled then return 1 end
+        end)
+      end,
+    },
+  },
+}

@@ -1,0 +1,89 @@
+-- cli/task.lua: `nebula task [NAME [OPTIONS]]`: admin tasks; with no NAME, the list.
+local COMMON = {
+  dry_run = { default = false, help = "print what would be done, change nothing" },
+  yes = { default = false, short = "y", help = "do not ask" },
+  json = { default = false, help = "print JSON" },
+}
+
+local function usage(format, ...)
+  error(require("nebula").error { kind = "config", message = format:format(...) }, 0)
+end
+
+local function list()
+  local tasks, rows = require "nebula.tasks", {}
+  for i, name in ipairs(tasks.names()) do
+    local task, err = require("nebula").try(tasks.load, name)
+    rows[i] = { name, task and task.summary or "(broken: " .. tostring(err and err.message) .. ")" }
+  end
+  print "Admin tasks (nebula task NAME --help tells a task's options):"
+  print(require("nebula.options").columns(rows))
+end
+
+local function help(task, declared)
+  print(("usage: nebula task %s [OPTIONS]\n\n%s\n"):format(task.name, task.summary or ""))
+  print("Options:\n" .. require("nebula.options").help(declared))
+end
+
+local function show(result, json)
+  local nebula, ui = require "nebula", require "nebula.ui"
+  if json then
+    print(nebula.json.encode(result == nil and nebula.json.object() or result))
+  elseif type(result) == "table" and result.rows then
+    print(ui.table(result.rows, { columns = result.columns }))
+  elseif type(result) == "table" then
+    local rows = {}
+    for name, value in pairs(result) do rows[#rows + 1] = { what = name, value = value } end
+    table.sort(rows, function(a, b) return tostring(a.what) < tostring(b.what) end)
+    print(ui.table(rows, { columns = { "what", "value" } }))
+  elseif result ~= nil then
+    print(result)
+  end
+end
+
+local function confirm(task, preview)
+  local system = require "nebula.system"
+  if not system.isatty(0) then
+    usage("task %s destroys data: say --yes where nobody can be asked, or --dry-run to see what it would do", task.name)
+  end
+  if preview then show(preview, false) end
+  io.write(("Run %s? [y/N] "):format(task.name))
+  io.flush()
+  local answer = io.read "l"
+  return answer ~= nil and answer:lower():find "^%s*y" ~= nil
+end
+
+local function run(_, words)
+  if #words == 0 then return list() end
+  local nebula, options, tasks = require "nebula", require "nebula.options", require "nebula.tasks"
+  local task = tasks.load(words[1])
+  local declared = {}
+  for name, option in pairs(task.options) do declared[name] = option end
+  for name, option in pairs(COMMON) do
+    if task.options[name] then usage("%s: --%s is the frame's own option; rename it", task.path, (name:gsub("_", "-"))) end
+    declared[name] = option
+  end
+  local opts, rest = nebula.try(options.parse, declared, table.move(words, 2, #words, 1, {}))
+  if not opts then usage("task %s: %s", task.name, rest.message) end
+  if opts.help then return help(task, declared) end
+  if #rest > 0 then usage("task %s: unexpected argument %q", task.name, rest[1]) end
+
+  local given = {}
+  for name in pairs(task.options) do given[name] = opts[name] end
+  local storage <close> = require("nebula.storage").from_env()
+  if opts.dry_run then
+    if not task.preview then usage("task %s cannot tell beforehand what it does (it has no preview)", task.name) end
+    return show(tasks.preview(storage, task, given), opts.json)
+  end
+  if task.destructive and not opts.yes and not confirm(task, tasks.preview(storage, task, given)) then
+    print "nothing was done"
+    return 1
+  end
+  show(tasks.run(storage, task, given, { progress = not opts.json }), opts.json)
+end
+
+return {
+  summary = "Run an admin task; with no name, list them",
+  usage = "nebula task [NAME [OPTIONS]]",
+  raw = true,
+  run = run,
+}
