@@ -9,6 +9,7 @@
 #include <lua.h>
 
 /* Openers of modules only the host has. Each pushes one table. */
+int lua_open_editor(lua_State *L);  /* require "nebula.editor" */
 int lua_open_process(lua_State *L); /* require "nebula.process" */
 int lua_open_sandbox(lua_State *L); /* require "nebula.sandbox" */
 int lua_open_system(lua_State *L);  /* require "nebula.system" */

@@ -33,6 +33,8 @@ struct runtime {
   int exit_status;
   int signalled; /* the signal that interrupted the main task, or 0 */
   int interrupts;
+  runtime_interrupt_fn *interrupted; /* while interactive */
+  void *interrupted_data;
 };
 
 static const char SELF; /* registry: the runtime */
@@ -53,6 +55,7 @@ runtime *runtime_of(lua_State *L) {
 static const luaL_Reg PRELOADED[] = {
     {"cjson", luaopen_cjson},
     {"cjson.safe", luaopen_cjson_safe},
+    {"nebula.editor", lua_open_editor},
     {"nebula.process", lua_open_process},
     {"nebula.sandbox", lua_open_sandbox},
     {"nebula.system", lua_open_system},
@@ -194,6 +197,11 @@ static int host_exit(lua_State *L) {
 
 /* ---- signals ---- */
 
+void runtime_on_interrupt(runtime *self, runtime_interrupt_fn *interrupted, void *data) {
+  self->interrupted = interrupted;
+  self->interrupted_data = data;
+}
+
 static void signal_urgent(void *data, int number) {
   (void)number;
   const runtime *self = data;
@@ -204,6 +212,10 @@ static void signal_arrived(void *data, int number) {
   runtime *self = data;
   if (host_signal_handled(self->L, number)) return;
   if (number != SIGINT && number != SIGTERM) return;
+  if (number == SIGINT && self->interrupted != NULL) {
+    if (!task_host_interrupt(self->scheduler)) self->interrupted(self->interrupted_data);
+    return;
+  }
   self->signalled = number;
   if (++self->interrupts > 1) {
     static const char text[] = "nebula: interrupted again: ending at once, without clean-up\n";

@@ -17,6 +17,11 @@ int runtime_run(runtime *self);
 /* Closes the state, then the loop. */
 void runtime_free(runtime *self);
 
+/* From now on the program is interactive: Ctrl-C interrupts the foreground task, however often;
+ * where there is none, `interrupted` is called from the loop. NULL: as before. */
+typedef void runtime_interrupt_fn(void *data);
+void runtime_on_interrupt(runtime *self, runtime_interrupt_fn *interrupted, void *data);
+
 /* The runtime of this state. */
 runtime *runtime_of(lua_State *L);
 

@@ -74,8 +74,16 @@ void task_host_signalled(scheduler *self) {
   task_host_tick(self);
 }
 
-void task_host_interrupt(scheduler *self) {
-  if (!self->interrupted) return; /* the hook has dealt with it */
+bool task_host_interrupt(scheduler *self) {
+  if (!self->interrupted) return true; /* the hook has dealt with it */
   self->interrupted = 0;
-  if (self->foreground != NULL) task_interrupt(self->foreground, NULL, INTERRUPT_SIGNAL);
+  if (self->foreground == NULL) return false;
+  task_interrupt(self->foreground, NULL, INTERRUPT_SIGNAL);
+  return true;
+}
+
+void task_host_foreground(lua_State *L, int index) {
+  task *self = index != 0 ? luaL_checkudata(L, index, TASK_METATABLE) : NULL;
+  bool living = self != NULL && self->state != TASK_ENDED;
+  task_scheduler(L)->foreground = living ? self : NULL;
 }

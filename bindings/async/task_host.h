@@ -24,7 +24,10 @@ void task_host_drain(lua_State *L);
  * the handler wakes (uv_async_send): it interrupts the foreground task where it waits. */
 scheduler *task_host_scheduler(lua_State *L);
 void task_host_signalled(scheduler *self);
-void task_host_interrupt(scheduler *self);
+bool task_host_interrupt(scheduler *self); /* false: there is no foreground task */
+
+/* Makes the Task at an index the foreground task (0: none is). */
+void task_host_foreground(lua_State *L, int index);
 
 /* A script that computes does not turn the loop, so its timers do not fire. While any deadline or
  * clean-up is under way (watch(true) .. watch(false)) the host calls task_host_tick from a signal

@@ -1,0 +1,246 @@
+/* editor.c: libedit's EL_UNBUFFERED mode: el_gets takes one key and returns what the line is now.
+ * It says neither that the line is done (its last character is a newline then) nor that it ended,
+ * so the keys that end or complete it are functions of ours. */
+#include "editor.h"
+
+#include <errno.h>
+#include <histedit.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+enum { HISTORY_MOST = 5000, KEYS_A_TURN = 4096 };
+
+struct editor {
+  EditLine *line;
+  History *history;
+  FILE *terminal;
+  uv_poll_t poll;
+  editor_fn *happened;
+  void *data;
+  char *prompt, *text;
+  bool reading, completing, ended, closed;
+};
+
+static editor *self_of(EditLine *line) {
+  void *data = NULL;
+  el_get(line, EL_CLIENTDATA, &data);
+  return data;
+}
+
+static char *prompt_of(EditLine *line) {
+  return self_of(line)->prompt;
+}
+
+static unsigned char on_tab(EditLine *line, int key) {
+  (void)key;
+  self_of(line)->completing = true;
+  return CC_NORM;
+}
+
+/* Ctrl-D: the end on an empty line, else the character under the cursor goes. */
+static unsigned char on_end(EditLine *line, int key) {
+  (void)key;
+  const LineInfo *info = el_line(line);
+  if (info->buffer == info->lastchar) {
+    self_of(line)->ended = true;
+    return CC_NORM;
+  }
+  if (info->cursor == info->lastchar) return CC_ERROR;
+  el_cursor(line, 1);
+  el_deletestr(line, 1);
+  return CC_REFRESH;
+}
+
+static void finish(editor *self, editor_event event) {
+  if (event != EDITOR_COMPLETE) {
+    el_set(self->line, EL_UNBUFFERED, 0);
+    self->reading = false;
+  }
+  uv_poll_stop(&self->poll);
+  self->happened(self->data, event);
+}
+
+static bool keys_wait(const editor *self) {
+  int count = 0;
+  return ioctl(fileno(self->terminal), FIONREAD, &count) == 0 && count > 0;
+}
+
+static void on_keys(uv_poll_t *poll, int status, int events) {
+  (void)events;
+  editor *self = poll->data;
+  for (int keys = 0; keys < KEYS_A_TURN; keys++) {
+    int count = 0;
+    const char *text = NULL;
+    if (status < 0 || !keys_wait(self)) { // readable without a key: the terminal is gone
+      self->ended = true;
+    } else {
+      text = el_gets(self->line, &count); // -1 is no failure: the line is empty after this key
+    }
+    if (self->ended) {
+      finish(self, EDITOR_END);
+      return;
+    }
+    if (self->completing) {
+      self->completing = false;
+      finish(self, EDITOR_COMPLETE);
+      return;
+    }
+    if (text != NULL && count > 0 && (text[count - 1] == '\n' || text[count - 1] == '\r')) {
+      free(self->text);
+      self->text = strndup(text, (size_t)count - 1);
+      finish(self, EDITOR_LINE);
+      return;
+    }
+    if (!keys_wait(self)) return;
+  }
+}
+
+static void poll_closed(uv_handle_t *handle) {
+  editor *self = handle->data;
+  fclose(self->terminal);
+  free(self->prompt);
+  free(self->text);
+  free(self);
+}
+
+static bool set_up(editor *self) {
+  HistEvent event;
+  self->line = el_init("nebula", self->terminal, stdout, stderr);
+  self->history = history_init();
+  if (self->line == NULL || self->history == NULL) return false;
+  history(self->history, &event, H_SETSIZE, HISTORY_MOST);
+  history(self->history, &event, H_SETUNIQUE, 1);
+  el_set(self->line, EL_CLIENTDATA, self);
+  el_set(self->line, EL_SIGNAL, 0);
+  el_set(self->line, EL_EDITOR, "emacs");
+  el_set(self->line, EL_HIST, history, self->history);
+  el_set(self->line, EL_PROMPT, prompt_of);
+  el_set(self->line, EL_ADDFN, "nebula-complete", "complete the word", on_tab);
+  el_set(self->line, EL_ADDFN, "nebula-end", "end, or delete", on_end);
+  el_set(self->line, EL_BIND, "^I", "nebula-complete", NULL);
+  el_set(self->line, EL_BIND, "^D", "nebula-end", NULL);
+  el_set(self->line, EL_BIND, "^R", "em-inc-search-prev", NULL);
+  static const char *const keys[][2] = {
+      {"\033[1;5C", "em-next-word"},      {"\033[1;5D", "ed-prev-word"},
+      {"\033[3~", "ed-delete-next-char"}, {"\033[1~", "ed-move-to-beg"},
+      {"\033[H", "ed-move-to-beg"},       {"\033OH", "ed-move-to-beg"},
+      {"\033[4~", "ed-move-to-end"},      {"\033[F", "ed-move-to-end"},
+      {"\033OF", "ed-move-to-end"},       {"\033[5~", "ed-prev-history"},
+      {"\033[6~", "ed-next-history"},     {"\033x", "ed-unassigned"},
+      {"\033X", "ed-unassigned"},
+  };
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+    el_set(self->line, EL_BIND, keys[i][0], keys[i][1], NULL);
+  return true;
+}
+
+editor *editor_open(uv_loop_t *loop, editor_fn *happened, void *data, const char **problem) {
+  editor *self = calloc(1, sizeof *self);
+  *problem = "not enough memory";
+  if (self == NULL) return NULL;
+  self->happened = happened;
+  self->data = data;
+  self->prompt = strdup("");
+  self->terminal = fopen("/dev/tty", "r+e");
+  *problem = "this process has no terminal";
+  if (self->terminal == NULL) goto failed;
+  setlocale(LC_CTYPE, ""); // how many bytes a character has
+  if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
+  *problem = "the terminal cannot be used";
+  if (!set_up(self)) goto failed;
+  if (uv_poll_init(loop, &self->poll, fileno(self->terminal)) < 0) goto failed;
+  self->poll.data = self;
+  return self;
+failed:
+  if (self->line != NULL) el_end(self->line);
+  if (self->history != NULL) history_end(self->history);
+  if (self->terminal != NULL) fclose(self->terminal);
+  free(self->prompt);
+  free(self);
+  return NULL;
+}
+
+void editor_close(editor *self) {
+  if (self->closed) return;
+  self->closed = true;
+  editor_stop(self);
+  el_end(self->line);
+  history_end(self->history);
+  uv_close((uv_handle_t *)&self->poll, poll_closed);
+}
+
+void editor_read(editor *self, const char *prompt) {
+  char *copy = strdup(prompt);
+  if (copy != NULL) {
+    free(self->prompt);
+    self->prompt = copy;
+  }
+  self->reading = true;
+  fflush(stdout);
+  el_set(self->line, EL_UNBUFFERED, 1);
+  editor_resume(self);
+}
+
+void editor_resume(editor *self) {
+  uv_poll_start(&self->poll, UV_READABLE, on_keys);
+}
+
+void editor_stop(editor *self) {
+  if (!self->reading) return;
+  self->reading = false;
+  uv_poll_stop(&self->poll);
+  el_set(self->line, EL_UNBUFFERED, 0);
+}
+
+bool editor_reading(const editor *self) {
+  return self->reading;
+}
+
+const char *editor_line(editor *self, size_t *length, size_t *cursor) {
+  if (!self->reading) {
+    *length = *cursor = self->text != NULL ? strlen(self->text) : 0;
+    return self->text != NULL ? self->text : "";
+  }
+  const LineInfo *info = el_line(self->line);
+  *length = (size_t)(info->lastchar - info->buffer);
+  *cursor = (size_t)(info->cursor - info->buffer);
+  return info->buffer;
+}
+
+void editor_insert(editor *self, const char *text) {
+  el_insertstr(self->line, text);
+  el_set(self->line, EL_REFRESH);
+}
+
+void editor_above(editor *self, const char *text, size_t length) {
+  if (self->reading) fputs("\r\033[J", stdout);
+  fwrite(text, 1, length, stdout);
+  fflush(stdout);
+  if (!self->reading) return;
+  if (length > 0 && text[length - 1] != '\n') fputc('\n', stdout);
+  fflush(stdout);
+  el_set(self->line, EL_REFRESH);
+}
+
+void editor_resize(editor *self) {
+  el_resize(self->line);
+}
+
+void editor_history_add(editor *self, const char *line) {
+  HistEvent event;
+  history(self->history, &event, H_ENTER, line);
+}
+
+bool editor_history_load(editor *self, const char *path) {
+  HistEvent event;
+  return history(self->history, &event, H_LOAD, path) >= 0;
+}
+
+bool editor_history_save(editor *self, const char *path) {
+  HistEvent event;
+  return history(self->history, &event, H_SAVE, path) >= 0;
+}
