@@ -56,10 +56,14 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/.packages Makefile
 # Every recipe that starts servers asks to be ended with the make that started it.
 WITH_MAKE := setpriv --pdeathsig TERM
 
-DIR ?= .
+# The private PostgreSQL is stopped again where it did not run before.
+export DIR ?= .
 .PHONY: run
 run: all ## the main job on real input: every file of DIR (default: this tree) through the queue
-	@$(BUILD)/nebula run '$(DIR)'
+	@stop='$(BUILD)/nebula dev down >/dev/null 2>&1'; \
+	if $(BUILD)/nebula dev status 2>/dev/null | grep -q '^ready'; then stop=:; fi; \
+	trap "$$stop" EXIT; trap 'exit 130' INT TERM; \
+	$(BUILD)/nebula run "$$DIR"
 
 SPEC ?= spec
 SPEC_ENV = NEBULA_SPEC_BUILD=$(BUILD)
