@@ -12,7 +12,7 @@ return {
       error(nebula.error { kind = "not_found", message = job.payload.key .. " is not in the store" })
     end
 
-    local found = nebula.crypto.hex(nebula.crypto.sha256(bytes))
+    local found = nebula.crypto.sha256(bytes)
     if found ~= job.payload.sha256 then
       error(nebula.error { kind = "validation", message = job.payload.key .. " has the SHA-256 " .. found })
     end
