@@ -74,7 +74,7 @@ return {
 
       COMMENT ON COLUMN workflow_jobs.workflow_id IS 'default: the workflow nebula.adhoc';
       COMMENT ON COLUMN workflow_jobs.token IS 'fencing token: grows with each lease';
-      COMMENT ON COLUMN workflow_jobs.lease_until IS 'end of the lease, by this server''s clock; NULL where another engine holds the job';
+      COMMENT ON COLUMN workflow_jobs.lease_until IS 'end of the lease; NULL where another engine holds the job';
       COMMENT ON COLUMN workflow_jobs.suspect IS 'ran when its process died: runs alone, under a lease';
       COMMENT ON COLUMN workflow_jobs.lane IS 'share of the queue, by the policy; NULL: the workflow is the lane';
       COMMENT ON COLUMN workflow_jobs.failures IS 'array of {at, attempt, kind, message, worker}, the newest last';
