@@ -242,7 +242,7 @@ static lua_process *spawn_push(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, self->child);
   if (input != NULL) {
     process_write(self->child, input, input_length);
-    process_end_input(self->child);
+    if (!options.pty) process_end_input(self->child); // a terminal stays open for what is typed
   }
   return self;
 }

@@ -73,5 +73,9 @@ int host_signal_on(lua_State *L) {
                uv_strerror(rc));
   }
   signals_urgent(number, fallback && lua_isnil(L, 2));
+  lua_pushnil(L);
+  bool any = lua_next(L, 3) != 0;
+  if (any) lua_pop(L, 2);
+  signals_keep(any);
   return 1;
 }

@@ -70,6 +70,10 @@ void signals_urgent(int number, bool urgent) {
   if (number > 0 && number < SIGNALS_MOST) signals.urgent_for[number] = urgent;
 }
 
+void signals_keep(bool keep) {
+  (keep ? uv_ref : uv_unref)((uv_handle_t *)&signals.wake);
+}
+
 void signals_close(void) {
   if (!signals.open) return;
   signals.open = 0;

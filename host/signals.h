@@ -25,6 +25,10 @@ void signals_forget(int number);
 /* Whether `urgent` is called for this signal; at first it is for none. */
 void signals_urgent(int number, bool urgent);
 
+/* Whether a wait for a signal alone is a wait for something: at first it is not, and the loop then
+ * knows that nothing can come. */
+void signals_keep(bool keep);
+
 /* Every watched signal has its default action again; the loop's handle closes. */
 void signals_close(void);
 

@@ -1,0 +1,147 @@
+-- The interactive prompt, driven through a pseudo-terminal: typed keys in, the screen's bytes out.
+local child = require "spec.support.child"
+local core = require "nebula"
+local nebula = require "spec.support.nebula"
+
+local SECONDS = 20
+
+---@class Prompt a running prompt and all it has printed
+local Prompt = {}
+Prompt.__index = Prompt
+
+local function open(env)
+  local home = nebula.scratch()
+  local given = { TERM = "xterm", NO_COLOR = "1", HOME = home, XDG_STATE_HOME = home .. "/state" }
+  for name, value in pairs(env or {}) do given[name] = value end
+  local self = setmetatable({ home = home, output = "" }, Prompt)
+  self.process = nebula.spawn { env = given, cwd = home, pty = { rows = 40, columns = 100 } }
+  self.reader = core.task.spawn(function()
+    for chunk in function() return self.process:read() end do self.output = self.output .. chunk end
+  end)
+  self:expect "nebula> "
+  return self
+end
+
+function Prompt:type(keys) self.process:write(keys) end
+
+-- Waits until the text was printed after what was expected before.
+function Prompt:expect(text)
+  local from = self.seen or 1
+  local ok = pcall(child.await, text, SECONDS, function()
+    local _, last = self.output:find(text, from, true)
+    if last then self.seen = last + 1 end
+    return last
+  end)
+  if not ok then error(("no %q in what follows:\n%s"):format(text, self.output:sub(from)), 2) end
+end
+
+-- A line, what it answers, and the next prompt.
+function Prompt:line(text, answer)
+  self:type(text .. "\r")
+  self:expect "\n"
+  self:expect(answer)
+  self:expect "nebula> "
+end
+
+function Prompt:__close()
+  self.process:kill "KILL"
+  self.process:wait()
+end
+
+describe("the prompt", function()
+  it("prints an expression's values, and runs statements over several lines", function()
+    local prompt <close> = open()
+    prompt:line("1 + 1, 'x'", "2\tx")
+    prompt:line("= 6 * 7", "42")
+    prompt:type "for i = 1, 2 do\r"
+    prompt:expect "-> "
+    prompt:type "print(i * 11)\r"
+    prompt:expect "-> "
+    prompt:type "end\r"
+    prompt:expect "11"
+    prompt:expect "22"
+    prompt:line("{ { a = 1, b = 'x' }, { a = 22, b = 'y' } }", "(2 rows)")
+  end)
+
+  it("takes UTF-8, whatever the locale", function()
+    local prompt <close> = open { LANG = "C" }
+    prompt:line("#'äöü€'", "9")
+  end)
+
+  it("names an error and goes on", function()
+    local prompt <close> = open()
+    prompt:line("error 'broken'", "broken")
+    prompt:line("x = = 1", "unexpected symbol")
+    prompt:line("_error.message", "broken")
+  end)
+
+  it("interrupts a wait, a loop, and a loop in pcall with Ctrl-C", function()
+    local prompt <close> = open()
+    for _, code in ipairs {
+      "task.sleep(1000)", "while true do end", "while true do pcall(function() while true do end end) end",
+    } do
+      prompt:type("print 'begun' " .. code .. "\r")
+      prompt:expect "begun\r\n"
+      prompt:type "\3"
+      prompt:expect "interrupted"
+      prompt:expect "nebula> "
+    end
+    prompt:line("1 + 1", "2")
+  end)
+
+  it("drops a half-typed line on Ctrl-C, leaves on Ctrl-D", function()
+    local prompt <close> = open()
+    prompt:type "half typed"
+    prompt:expect "half typed"
+    prompt:type "\3"
+    prompt:expect "^C"
+    prompt:expect "nebula> "
+    prompt:line("1 + 1", "2")
+    prompt:type "\4"
+    assert.equal(0, prompt.process:wait(SECONDS).status)
+  end)
+
+  it("stays when a key leaves the line empty", function()
+    local prompt <close> = open()
+    prompt:type "x\127\127\27[4~\27[1~"
+    prompt:line("1 + 1", "2")
+  end)
+
+  it("completes globals, fields and modules with Tab", function()
+    local prompt <close> = open()
+    prompt:type "nebula.ta\t.sle\t0)\r"
+    prompt:expect "nebula.task.sleep(0)"
+    prompt:expect "nebula> "
+    prompt:type "string.re\t"
+    prompt:expect "rep      reverse"
+  end)
+
+  it("shows what a background task prints while a line is typed", function()
+    local prompt <close> = open()
+    prompt:line("task.spawn(function() task.sleep(0.5) print('from ' .. 'behind') end)", "task")
+    prompt:type "6 *"
+    prompt:expect "from behind"
+    prompt:expect "6 *" -- drawn again below
+    prompt:line(" 7", "42")
+  end)
+
+  it("keeps its history, private to the user, without secrets", function()
+    local prompt <close> = open()
+    prompt:line("'remember me'", "remember me")
+    prompt:line("password = 'hunter2'", "")
+    prompt:line(" 'with a space before'", "with a space before")
+    prompt:type "\4"
+    prompt.process:wait(SECONDS)
+    local path = prompt.home .. "/state/nebula/history"
+    local text = child.read_file(path)
+    assert.truthy(text:find("remember", 1, true))
+    assert.falsy(text:find("hunter2", 1, true))
+    assert.falsy(text:find("space", 1, true))
+    assert.equal(384, require("nebula.system").stat(path).mode)
+  end)
+
+  it("works on a dumb terminal", function()
+    local prompt <close> = open { TERM = "dumb" }
+    prompt:line("6 * 7", "42")
+  end)
+end)
