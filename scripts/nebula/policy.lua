@@ -12,6 +12,7 @@ local policy = {}
 
 local DEFAULT = "priority"
 local DEFAULT_ORDER = "priority DESC, scheduled_at"
+local QUIET_SECONDS = 30
 local DEFAULT_RETRY = { first = 2, longest = 900 }
 local COLUMNS = { workflow_id = true, priority = true, scheduled_at = true, lane = true }
 local PLAN_FIELDS = { limit = true, order = true }
@@ -65,6 +66,22 @@ function Policy:plan(limit)
   if not wanted or wanted < 0 then fail(self, "claim's limit is a whole number, not %s", tostring(plan.limit)) end
   if wanted == 0 then return nil end
   return { order = order_sql(self, plan.order), limit = math.min(wanted, limit) }
+end
+
+--- The same for a worker, whose jobs must not wait for the policy's author: where the policy fails, the
+--- default plan, and an error in the log, again and again while it lasts.
+---@param limit integer
+---@return {order: string, limit: integer}?
+function Policy:plan_or_default(limit)
+  local answer, err = nebula.try(function() return { self:plan(limit) } end)
+  if answer then return answer[1] end
+  local now = nebula.time.monotonic()
+  if now >= (self.quiet_until or 0) then
+    self.quiet_until = now + QUIET_SECONDS
+    nebula.log.error("policy failed; claiming by priority and time until it is mended",
+      { policy = self.name, call = "claim", error = tostring(err) })
+  end
+  return { order = DEFAULT_ORDER, limit = limit }
 end
 
 -- ---- the other calls ----

@@ -3,7 +3,7 @@
 local STATUS_FAILED, STATUS_USAGE, STATUS_INTERRUPTED = 1, 2, 130
 
 -- Kinds whose message says it all: where in the Lua code it was noticed helps nobody.
-local PLAIN = { config = true, cancelled = true, pool = true }
+local PLAIN = { config = true, cancelled = true, pool = true, policy = true, not_found = true }
 
 -- The traceback without the frames of the host that called the script.
 local function own_frames(traceback)
@@ -46,7 +46,9 @@ function report.print(err, prefix)
   io.stdout:flush()
   local lines = { (prefix or "nebula") .. ": " .. report.line(err) }
   if type(err) == "table" then
-    if err.detail then lines[#lines + 1] = tostring(err.detail) end
+    local detail = err.detail and tostring(err.detail)
+    if detail and detail:find "^stack traceback:" then detail = own_frames(detail) end -- a sandbox's own
+    lines[#lines + 1] = detail
     local traceback = not PLAIN[err.kind] and not rawget(err, "usage") and err.traceback and own_frames(err.traceback)
     if traceback then lines[#lines + 1] = traceback end
   end

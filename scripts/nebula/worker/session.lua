@@ -188,7 +188,7 @@ end
 -- Ends the batch's transaction, and claims the next batch in the one that follows it.
 local function exchange(self, n)
   local conn, batch, worker = self.conn, self.batch, self.worker
-  local plan = n > 0 and worker.policy:plan(n) or nil
+  local plan = n > 0 and worker.policy:plan_or_default(n) or nil
   local running
   if batch then
     local err
