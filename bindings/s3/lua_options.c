@@ -58,9 +58,13 @@ static _Noreturn void refuse_pairs(lua_State *L, const char *call, const char *o
 
 static void add_metadata(lua_State *L, int index, const char *call, http_headers *out) {
   int type = lua_getfield(L, index, "metadata");
-  if (type != LUA_TNIL && type != LUA_TTABLE) refuse_pairs(L, call, "metadata");
+  if (type == LUA_TNIL) {
+    lua_pop(L, 1);
+    return;
+  }
+  if (type != LUA_TTABLE) refuse_pairs(L, call, "metadata");
   size_t before = out->bytes;
-  for (lua_pushnil(L); type == LUA_TTABLE && lua_next(L, -2) != 0; lua_pop(L, 1)) {
+  for (lua_pushnil(L); lua_next(L, -2) != 0; lua_pop(L, 1)) {
     // stack: metadata, name, value
     if (lua_type(L, -2) != LUA_TSTRING || !lua_isstring(L, -1)) refuse_pairs(L, call, "metadata");
     const char *name = lua_pushfstring(L, "x-amz-meta-%s", lua_tostring(L, -2));

@@ -1,0 +1,363 @@
+/* upload.c: see upload.h. Parts: where their bytes come from, and how they are sent. */
+#include "s3/upload.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "s3/upload_internal.h"
+
+enum {
+  PARTS_A_SIZE = 900, /* a stream's parts double in size after so many, so that 5 TiB fit */
+  MEMORY_BUDGET = 64 * 1024 * 1024, /* larger parts are sent fewer at once */
+};
+
+static void begin_part(s3_part *part);
+static void pump(s3_upload *self);
+
+void upload_tell(s3_upload *self) {
+  self->options.on_event(self->options.data);
+}
+
+static void tell_from_timer(void *data) {
+  s3_upload *self = data;
+  self->later = NULL;
+  upload_tell(self);
+}
+
+/* For what ends inside of a call from outside. */
+void upload_tell_later(s3_upload *self) {
+  if (self->later == NULL)
+    self->later = loop_timer_start(self->client->on, 0, tell_from_timer, self);
+}
+
+void upload_drop_parts(s3_upload *self) {
+  for (int i = 0; i < self->options.concurrency; i++) {
+    s3_part *part = &self->parts[i];
+    s3_call_free(part->call);
+    part->call = NULL;
+    part_read_cancel(part->read);
+    part->number = 0;
+    bytes_free(&part->buffer);
+  }
+  self->filling = NULL;
+}
+
+/* ---- parts ---- */
+
+static bool keep_etag(s3_upload *self, const s3_part *part, const char *etag) {
+  if (part->number > self->etags_capacity) {
+    int capacity = self->etags_capacity == 0 ? 64 : self->etags_capacity * 2;
+    if (capacity < part->number) capacity = part->number;
+    void *etags = realloc(self->etags, (size_t)capacity * ETAG_BYTES);
+    if (etags == NULL) return false;
+    self->etags = etags;
+    self->etags_capacity = capacity;
+  }
+  snprintf(self->etags[part->number - 1], ETAG_BYTES, "%s", etag);
+  return true;
+}
+
+static void on_part(s3_call *call, void *data) {
+  s3_part *part = data;
+  s3_upload *self = part->upload;
+  s3_failure failure = *s3_call_failure(call);
+  const char *etag = s3_call_header(call, "etag");
+  if (failure.kind == S3_WELL && etag == NULL)
+    s3_failure_set(&failure, S3_REFUSED, "MalformedAnswer",
+                   "S3 put \"%.100s\": the server took part %d without an ETag", self->key,
+                   part->number);
+  if (failure.kind == S3_WELL && !keep_etag(self, part, etag))
+    s3_failure_set(&failure, S3_NO_MEMORY, NULL, "out of memory");
+  s3_call_free(part->call);
+  part->call = NULL;
+  if (failure.kind != S3_WELL) {
+    upload_fail(self, &failure);
+    return;
+  }
+  self->sent += part->length;
+  part->number = 0;
+  part->filled = false;
+  pump(self);
+  upload_tell(self);
+}
+
+/* Sends a part that is filled. */
+static void begin_part(s3_part *part) {
+  s3_upload *self = part->upload;
+  http_headers query = {0};
+  char number[16];
+  snprintf(number, sizeof number, "%d", part->number);
+  bool well = http_headers_add(&query, "partNumber", number) &&
+              http_headers_add(&query, "uploadId", self->upload_id);
+  s3_call_request request = {
+      .what = "put",
+      .method = "PUT",
+      .key = self->key,
+      .key_length = self->options.key_length,
+      .query = &query,
+      .body = part->data,
+      .body_length = part->length,
+      .payload_hash = part->hash[0] == '\0' ? NULL : part->hash,
+      .deadline = self->options.deadline,
+      .on_done = on_part,
+      .data = part,
+  };
+  if (well) part->call = s3_call_start(self->client, &request);
+  http_headers_free(&query);
+  if (part->call == NULL) upload_fail_memory(self);
+}
+
+/* A part has all of its bytes: it is sent now, or once the upload has its id. */
+static void part_filled(s3_part *part) {
+  s3_upload *self = part->upload;
+  part->filled = true;
+  if (self->step == UPLOAD_SENDING) {
+    begin_part(part);
+  } else if (self->step == UPLOAD_FILLING) {
+    if (self->ended && self->next_number == 2) {
+      upload_begin_put(self, part);
+    } else {
+      upload_begin_create(self);
+    }
+  }
+}
+
+static size_t part_size(const s3_upload *self, int number) {
+  size_t size = self->options.part_size;
+  if (self->size > 0) return size; /* chosen for it */
+  for (int doubled = number; doubled > PARTS_A_SIZE; doubled -= PARTS_A_SIZE)
+    size *= 2;
+  return size;
+}
+
+/* A part to fill, or NULL while all of them are busy. */
+static s3_part *next_part(s3_upload *self) {
+  size_t size = part_size(self, self->next_number), busy = 0;
+  s3_part *found = NULL;
+  for (int i = 0; i < self->options.concurrency; i++) {
+    s3_part *part = &self->parts[i];
+    busy += part->number != 0;
+    if (part->number == 0) found = part;
+  }
+  if (found == NULL || (busy > 0 && (busy + 1) * size > MEMORY_BUDGET)) return NULL;
+  if (self->next_number > S3_PARTS_MOST) {
+    s3_failure failure = {0};
+    s3_failure_set(&failure, S3_LIMIT, "EntityTooLarge",
+                   "S3 put \"%.100s\": the stream is longer than 10,000 parts can hold: give a "
+                   "larger part_size",
+                   self->key);
+    upload_fail(self, &failure);
+    return NULL;
+  }
+  found->number = self->next_number++;
+  found->data = NULL;
+  found->length = 0;
+  found->filled = false;
+  found->hash[0] = '\0';
+  bytes_clear(&found->buffer);
+  return found;
+}
+
+static void on_read(s3_part *part, int error) {
+  s3_upload *self = part->upload;
+  if (error == 0) {
+    part_filled(part);
+    return;
+  }
+  s3_failure failure = {0};
+  s3_failure_set(&failure, S3_IO, error == UV_EOF ? "EOF" : uv_err_name(error),
+                 "S3 put \"%.100s\": the file cannot be read: %s", self->key,
+                 error == UV_EOF ? "it became shorter while it was read" : uv_strerror(error));
+  upload_fail(self, &failure);
+}
+
+/* Fills free parts from memory or file. */
+static void fill_from_source(s3_upload *self) {
+  while (!self->failed && self->given < self->size) {
+    s3_part *part = next_part(self);
+    if (part == NULL) return;
+    uint64_t left = self->size - self->given;
+    size_t most = part_size(self, part->number);
+    size_t length = left < most ? (size_t)left : most;
+    uint64_t offset = self->given;
+    self->given += length;
+    self->taken += length;
+    if (self->given == self->size) self->ended = true;
+    if (self->memory != NULL) {
+      part->data = self->memory + offset;
+      part->length = length;
+      part_filled(part);
+    } else if (!part_read_start(part, self->client->on, self->file, offset, length,
+                                !self->client->config.unsigned_payload, on_read)) {
+      upload_fail_memory(self);
+    }
+  }
+}
+
+static void pump(s3_upload *self) {
+  if (self->failed) return;
+  fill_from_source(self);
+  if (self->failed || self->step != UPLOAD_SENDING || !self->ended) return;
+  for (int i = 0; i < self->options.concurrency; i++) {
+    if (self->parts[i].number != 0) return;
+  }
+  upload_begin_finish(self);
+}
+
+void upload_created(s3_upload *self) {
+  for (int i = 0; i < self->options.concurrency && !self->failed; i++) {
+    if (self->parts[i].filled) begin_part(&self->parts[i]);
+  }
+  pump(self);
+}
+
+/* ---- from outside ---- */
+
+s3_upload *s3_upload_new(s3_client *client, const s3_upload_options *options) {
+  s3_upload *self = calloc(1, sizeof *self);
+  if (self == NULL) return NULL;
+  self->client = s3_client_hold(client);
+  self->options = *options;
+  if (self->options.part_size < S3_PART_LEAST) self->options.part_size = S3_PART_LEAST;
+  self->next_number = 1;
+  self->key = malloc(options->key_length + 1);
+  self->parts = calloc((size_t)options->concurrency, sizeof *self->parts);
+  if (self->key == NULL || self->parts == NULL ||
+      !http_headers_add_all(&self->headers, options->headers) ||
+      !http_headers_add_all(&self->conditions, options->conditions)) {
+    s3_upload_free(self);
+    return NULL;
+  }
+  memcpy(self->key, options->key, options->key_length);
+  self->key[options->key_length] = '\0';
+  for (int i = 0; i < options->concurrency; i++)
+    self->parts[i].upload = self;
+  return self;
+}
+
+static void begin_source(s3_upload *self, uint64_t size) {
+  if (size > (uint64_t)S3_OBJECT_MOST) {
+    s3_failure failure = {0};
+    s3_failure_set(&failure, S3_LIMIT, "EntityTooLarge",
+                   "S3 put \"%.100s\": an object is at most 5 TiB, this is %" PRIu64 " bytes",
+                   self->key, size);
+    upload_fail(self, &failure);
+    return;
+  }
+  self->size = size;
+  uint64_t least = (size + S3_PARTS_MOST - 1) / S3_PARTS_MOST;
+  if (least > self->options.part_size) self->options.part_size = (size_t)least;
+  if (size == 0) {
+    self->ended = true;
+    upload_begin_put(self, NULL);
+  } else {
+    pump(self);
+  }
+}
+
+void s3_upload_from_memory(s3_upload *self, const char *data, size_t length) {
+  self->memory = data;
+  begin_source(self, length);
+}
+
+void s3_upload_from_file(s3_upload *self, int file, uint64_t size) {
+  self->file = part_file_new(file);
+  if (self->file != NULL) {
+    begin_source(self, size);
+  } else {
+    upload_fail_memory(self);
+  }
+}
+
+size_t s3_upload_write(s3_upload *self, const char *data, size_t length) {
+  size_t taken = 0;
+  while (taken < length && !self->failed && !self->ended) {
+    if (self->filling != NULL && self->filling->length == part_size(self, self->filling->number)) {
+      s3_part *full = self->filling;
+      self->filling = NULL;
+      part_filled(full);
+    }
+    if (self->filling == NULL) self->filling = self->failed ? NULL : next_part(self);
+    s3_part *part = self->filling;
+    if (part == NULL) break;
+    size_t room = part_size(self, part->number) - part->length, piece = length - taken;
+    if (piece > room) piece = room;
+    if (!bytes_append(&part->buffer, data + taken, piece)) {
+      upload_fail_memory(self);
+      break;
+    }
+    part->data = part->buffer.data;
+    part->length += piece;
+    taken += piece;
+  }
+  self->taken += taken;
+  return taken;
+}
+
+void s3_upload_finish(s3_upload *self) {
+  if (self->ended || self->failed) return;
+  self->ended = true;
+  s3_part *last = self->filling;
+  self->filling = NULL;
+  if (last != NULL) {
+    part_filled(last);
+  } else if (self->step == UPLOAD_FILLING) {
+    upload_begin_put(self, NULL);
+  }
+  pump(self);
+}
+
+void s3_upload_abort(s3_upload *self) {
+  if (self->step == UPLOAD_DONE || self->step == UPLOAD_ENDED || self->failed) return;
+  s3_failure failure = {0};
+  s3_failure_set(&failure, S3_CLOSED, "Aborted", "the upload of \"%.100s\" was aborted", self->key);
+  upload_fail(self, &failure);
+}
+
+s3_upload_state s3_upload_get_state(const s3_upload *self) {
+  return self->step == UPLOAD_DONE    ? S3_UPLOAD_DONE
+         : self->step == UPLOAD_ENDED ? S3_UPLOAD_ENDED
+                                      : S3_UPLOAD_OPEN;
+}
+
+bool s3_upload_has_failed(const s3_upload *self) {
+  return self->failed;
+}
+
+const s3_failure *s3_upload_failure(const s3_upload *self) {
+  return &self->failure;
+}
+
+uint64_t s3_upload_taken(const s3_upload *self) {
+  return self->taken;
+}
+
+uint64_t s3_upload_sent(const s3_upload *self) {
+  return self->sent;
+}
+
+const char *s3_upload_etag(const s3_upload *self) {
+  return self->etag[0] == '\0' ? NULL : self->etag;
+}
+
+const char *s3_upload_version(const s3_upload *self) {
+  return self->version[0] == '\0' ? NULL : self->version;
+}
+
+void s3_upload_free(s3_upload *self) {
+  if (self == NULL) return;
+  if (self->parts != NULL) upload_drop_parts(self);
+  upload_drop_call(self);
+  loop_timer_stop(self->client->on, self->later);
+  part_file_release(self->file);
+  http_headers_free(&self->headers);
+  http_headers_free(&self->conditions);
+  bytes_free(&self->body);
+  free(self->parts);
+  free(self->etags);
+  free(self->upload_id);
+  free(self->key);
+  s3_client_release(self->client);
+  free(self);
+}
