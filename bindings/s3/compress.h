@@ -1,5 +1,6 @@
-/* compress.h: bytes made smaller on their way, as zstd or gzip streams. On the calling thread: zstd's
- * usual level takes a millisecond for some hundred KiB, so feed it no more than that at once. */
+/* compress.h: bytes made smaller on their way, as zstd or gzip streams. On the calling thread:
+ * zstd's usual level takes a millisecond for some hundred KiB, so feed it no more than that at
+ * once. */
 #ifndef NEBULA_S3_COMPRESS_H
 #define NEBULA_S3_COMPRESS_H
 
@@ -16,7 +17,8 @@ enum { COMPRESS_AT_ONCE = 256 * 1024 };
 /* NULL on a lack of memory. */
 compress_stream *compress_new(compress_kind kind);
 
-/* Appends what the bytes become to *out; with `last`, ends the stream. False on a lack of memory. */
+/* Appends what the bytes become to *out; with `last`, ends the stream. False on a lack of memory.
+ */
 bool compress_feed(compress_stream *self, const char *data, size_t length, bool last, bytes *out);
 
 /* NULL is harmless. */

@@ -18,7 +18,7 @@ enum { ATTEMPTS = 4 };
 /* ---- connect ---- */
 
 static int bucket_gc(lua_State *L) {
-  s3_client **box = lua_touserdata(L, 1);
+  s3_client **box = luaL_checkudata(L, 1, S3_BUCKET_TYPE);
   s3_client_release(*box);
   *box = NULL;
   return 0;
@@ -171,6 +171,7 @@ void lua_s3_push_stored(lua_State *L, const s3_client *client, const char *key, 
 
 void lua_s3_add_bucket_methods(lua_State *L) {
   static const luaL_Reg METHODS[] = {{"create_bucket", bucket_create_bucket},
+                                     {"close", bucket_gc},
                                      {"delete_bucket", bucket_delete_bucket},
                                      {"bucket_exists", bucket_bucket_exists},
                                      {"url", bucket_url},
@@ -184,6 +185,8 @@ int lua_open_s3(lua_State *L) {
   luaL_newmetatable(L, S3_BUCKET_TYPE);
   lua_pushcfunction(L, bucket_gc);
   lua_setfield(L, -2, "__gc");
+  lua_pushcfunction(L, bucket_gc);
+  lua_setfield(L, -2, "__close");
   lua_pushcfunction(L, bucket_tostring);
   lua_setfield(L, -2, "__tostring");
   lua_pushliteral(L, "nebula.s3.Bucket");
@@ -193,6 +196,9 @@ int lua_open_s3(lua_State *L) {
   lua_s3_add_object_methods(L);
   lua_s3_add_list_methods(L);
   lua_s3_add_put_methods(L);
+  lua_s3_add_download_methods(L);
+  lua_s3_add_many_methods(L);
+  lua_s3_add_reader_methods(L);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   luaL_newlib(L, FUNCTIONS);

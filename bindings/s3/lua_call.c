@@ -116,8 +116,8 @@ _Noreturn void lua_s3_raise(lua_State *L, const s3_failure *failure) {
 
 s3_client *lua_s3_client(lua_State *L, int index) {
   s3_client **box = luaL_testudata(L, index, S3_BUCKET_TYPE);
-  if (box == NULL || *box == NULL)
-    err_raisef(L, ERR_VALIDATION, NULL, "call it with a colon, bucket:method(...)");
+  if (box == NULL) err_raisef(L, ERR_VALIDATION, "s3", "call it with a colon, bucket:method(...)");
+  if (*box == NULL) err_raisef(L, ERR_VALIDATION, "s3", "the bucket is closed");
   return *box;
 }
 

@@ -78,6 +78,9 @@ void lua_s3_read_object_options(lua_State *L, int index, const char *call, http_
 void lua_s3_add_object_methods(lua_State *L);
 void lua_s3_add_list_methods(lua_State *L);
 void lua_s3_add_put_methods(lua_State *L);
+void lua_s3_add_many_methods(lua_State *L);
+void lua_s3_add_download_methods(lua_State *L);
+void lua_s3_add_reader_methods(lua_State *L);
 void lua_s3_add_bucket_methods(lua_State *L);
 
 int lua_s3_sign(lua_State *L);

@@ -109,8 +109,8 @@ static lua_s3_upload *check_writer(lua_State *L, const char *call) {
                self->finished ? "finished" : "closed");
   /* A wait that was cancelled leaves `busy` behind: nothing can be said about what it wrote. */
   if (self->busy)
-    err_raisef(L, ERR_VALIDATION, "s3", "%s: another task writes, or a write was cancelled: close it",
-               call);
+    err_raisef(L, ERR_VALIDATION, "s3",
+               "%s: another task writes, or a write was cancelled: close it", call);
   return self;
 }
 
@@ -148,7 +148,8 @@ static int write_step(lua_State *L, int status, lua_KContext context) {
     size_t length;
     const char *text = lua_tolstring(L, self->argument, &length);
     bool wait = lua_s3_upload_failing(L, self);
-    while (!wait && self->offset < length) wait = !write_some(L, self, text, length);
+    while (!wait && self->offset < length)
+      wait = !write_some(L, self, text, length);
     if (wait) return lua_s3_upload_wait(L, self, 0, write_step);
     self->argument++;
     self->offset = 0;

@@ -1,7 +1,8 @@
 /* lua_upload.h: an upload as Lua holds it: what bucket:put and bucket:writer share.
  *
- * The userdata is closed like any other: unfinished, its upload is aborted, and the close waits until
- * the server has let go of the parts. Collected unclosed, it drops everything without a word. */
+ * The userdata is closed like any other: unfinished, its upload is aborted, and the close waits
+ * until the server has let go of the parts. Collected unclosed, it drops everything without a word.
+ */
 #ifndef NEBULA_S3_LUA_UPLOAD_H
 #define NEBULA_S3_LUA_UPLOAD_H
 
@@ -22,7 +23,7 @@ typedef struct lua_s3_upload {
   compress_stream *compress;
   bytes pending; /* compressed, not yet taken */
   size_t drained;
-  int argument;  /* of the write under way */
+  int argument; /* of the write under way */
   size_t offset;
   bool busy, finished;
 } lua_s3_upload;
@@ -36,10 +37,10 @@ typedef struct lua_s3_upload {
 lua_s3_upload *lua_s3_upload_new(lua_State *L, const char *call, int bucket, int key, int options);
 
 /* Waits for the next event, then runs `step`. Use as `return lua_s3_upload_wait(...)`. */
-int lua_s3_upload_wait(lua_State *L, lua_s3_upload *self, lua_KContext context,
-                       lua_KFunction step);
+int lua_s3_upload_wait(lua_State *L, lua_s3_upload *self, lua_KContext context, lua_KFunction step);
 
-/* Where the upload has failed and has ended: raises its failure. True: it has failed and not ended. */
+/* Where the upload has failed and has ended: raises its failure. True: it has failed and not ended.
+ */
 bool lua_s3_upload_failing(lua_State *L, const lua_s3_upload *self);
 
 /* Pushes what bucket:put returns, of an upload that is done; `index` is the upload's place. */

@@ -1,0 +1,362 @@
+/* download.c: see download.h. All file work runs on the thread pool, as jobs that own what they
+ * touch: one that outlives the download cleans up behind itself. */
+#include "s3/download.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "s3/part.h"
+
+typedef struct range {
+  s3_download *download;
+  s3_call *call;
+  uint64_t offset;
+  size_t length; /* 0: free */
+} range;
+
+typedef enum job_kind { JOB_OPEN, JOB_WRITE, JOB_RENAME } job_kind;
+
+typedef struct job {
+  uv_work_t work;
+  s3_download *download; /* NULL once that is gone */
+  struct job *next;      /* in the download's list */
+  job_kind kind;
+  range *at;
+  part_file *file;
+  bytes data;
+  uint64_t offset;
+  char *temporary, *path;
+  int descriptor; /* of JOB_OPEN */
+  int error;
+} job;
+
+struct s3_download {
+  s3_client *client;
+  s3_download_options options;
+  char *key, *path, *temporary;
+  http_headers headers, query, answer;
+  s3_call *head;
+  range *ranges;
+  job *jobs;
+  part_file *file;
+  uint64_t size, given, written;
+  bool ended;
+  s3_failure failure;
+};
+
+static void go_on(s3_download *self);
+
+/* ---- jobs ---- */
+
+static void run_write(job *self) {
+  for (size_t at = 0; at < self->data.length && self->error == 0;) {
+    ssize_t count = pwrite(self->file->descriptor, self->data.data + at, self->data.length - at,
+                           (off_t)(self->offset + at));
+    if (count > 0) at += (size_t)count;
+    if (count < 0 && errno != EINTR) self->error = errno;
+  }
+}
+
+/* The bytes are on the disk before the name is, and the name before anyone is told. */
+static void run_rename(job *self) {
+  if (fsync(self->file->descriptor) != 0 || rename(self->temporary, self->path) != 0) {
+    self->error = errno;
+    return;
+  }
+  int directory = open(dirname(self->path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory < 0) return;
+  fsync(directory);
+  close(directory);
+}
+
+static void job_run(uv_work_t *work) {
+  job *self = work->data;
+  switch (self->kind) {
+  case JOB_OPEN:
+    self->descriptor = open(self->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (self->descriptor < 0) self->error = errno;
+    break;
+  case JOB_WRITE: run_write(self); break;
+  case JOB_RENAME: run_rename(self); break;
+  }
+}
+
+static void job_free(job *self) {
+  part_file_release(self->file);
+  bytes_free(&self->data);
+  free(self->temporary);
+  free(self->path);
+  free(self);
+}
+
+static void finish(s3_download *self) {
+  self->ended = true;
+  self->options.on_event(self->options.data);
+}
+
+static void drop(s3_download *self) {
+  s3_call_free(self->head);
+  self->head = NULL;
+  for (int i = 0; i < self->options.concurrency; i++) {
+    s3_call_free(self->ranges[i].call);
+    self->ranges[i].call = NULL;
+  }
+  for (job *at = self->jobs; at != NULL; at = at->next)
+    at->download = NULL;
+  self->jobs = NULL;
+  if (self->file != NULL) unlink(self->temporary);
+  part_file_release(self->file);
+  self->file = NULL;
+}
+
+static void fail(s3_download *self, const s3_failure *failure) {
+  self->failure = *failure;
+  drop(self);
+  finish(self);
+}
+
+static void fail_memory(s3_download *self) {
+  s3_failure failure = {0};
+  s3_failure_set(&failure, S3_NO_MEMORY, NULL, "out of memory");
+  fail(self, &failure);
+}
+
+static void fail_file(s3_download *self, int error) {
+  s3_failure failure = {0};
+  s3_failure_set(&failure, S3_IO, uv_err_name(-error), "S3 download of \"%.100s\" into %.300s: %s",
+                 self->key, self->path, strerror(error));
+  fail(self, &failure);
+}
+
+static void leave_list(job *self) {
+  job **at = &self->download->jobs;
+  while (*at != self)
+    at = &(*at)->next;
+  *at = self->next;
+}
+
+static void job_done(uv_work_t *work, int status) {
+  job *self = work->data;
+  s3_download *download = self->download;
+  if (download == NULL) {
+    if (self->kind == JOB_OPEN && self->error == 0) {
+      close(self->descriptor);
+      unlink(self->temporary);
+    }
+    job_free(self);
+    return;
+  }
+  leave_list(self);
+  int error = status != 0 ? -status : self->error;
+  job_kind kind = self->kind;
+  range *at = self->at;
+  size_t length = self->data.length;
+  int descriptor = self->descriptor;
+  job_free(self);
+  if (error != 0) {
+    fail_file(download, error);
+  } else if (kind == JOB_RENAME) {
+    part_file_release(download->file);
+    download->file = NULL;
+    finish(download);
+  } else if (kind == JOB_OPEN) {
+    download->file = part_file_new(descriptor);
+    if (download->file == NULL) close(descriptor), unlink(download->temporary);
+    if (download->file == NULL) {
+      fail_memory(download);
+    } else {
+      go_on(download);
+    }
+  } else {
+    download->written += length;
+    at->length = 0;
+    download->options.on_event(download->options.data);
+    go_on(download);
+  }
+}
+
+static void job_start(s3_download *self, job_kind kind, range *at, bytes *data) {
+  job *new = calloc(1, sizeof *new);
+  if (new == NULL) {
+    fail_memory(self);
+    return;
+  }
+  new->work.data = new;
+  new->kind = kind;
+  new->at = at;
+  new->descriptor = -1;
+  if (self->file != NULL) new->file = part_file_hold(self->file);
+  if (data != NULL) new->data = *data, *data = (bytes){0};
+  if (at != NULL) new->offset = at->offset;
+  new->temporary = strdup(self->temporary);
+  new->path = strdup(self->path);
+  if (new->temporary == NULL || new->path == NULL ||
+      uv_queue_work(&self->client->on->uv, &new->work, job_run, job_done) != 0) {
+    job_free(new);
+    fail_memory(self);
+    return;
+  }
+  new->download = self;
+  new->next = self->jobs;
+  self->jobs = new;
+}
+
+/* ---- requests ---- */
+
+static void on_range(s3_call *call, void *data) {
+  range *at = data;
+  s3_download *self = at->download;
+  s3_failure failure = *s3_call_failure(call);
+  bytes body = *s3_call_body(call);
+  *s3_call_body(call) = (bytes){0};
+  s3_call_free(call);
+  at->call = NULL;
+  if (failure.kind == S3_WELL && body.length != at->length)
+    s3_failure_set(&failure, S3_REFUSED, "IncompleteBody",
+                   "S3 download of \"%.100s\": %zu bytes came where %zu were asked for", self->key,
+                   body.length, at->length);
+  if (failure.kind == S3_WELL) {
+    job_start(self, JOB_WRITE, at, &body);
+  } else {
+    if (failure.kind == S3_ABSENT || failure.kind == S3_CONFLICT)
+      s3_failure_set(&failure, S3_CONFLICT, "PreconditionFailed",
+                     "S3 download of \"%.100s\": the object was replaced while it was read: try "
+                     "again",
+                     self->key);
+    fail(self, &failure);
+  }
+  bytes_free(&body);
+}
+
+static bool ask_for(s3_download *self, range *at) {
+  http_headers headers = {0};
+  char text[80];
+  uint64_t left = self->size - self->given;
+  at->offset = self->given;
+  at->length = left < self->options.part_size ? (size_t)left : self->options.part_size;
+  self->given += at->length;
+  snprintf(text, sizeof text, "bytes=%" PRIu64 "-%" PRIu64, at->offset,
+           at->offset + at->length - 1);
+  const char *etag = http_headers_get(&self->answer, "etag");
+  bool well = http_headers_add(&headers, "Range", text) &&
+              (etag == NULL || http_headers_add(&headers, "If-Match", etag));
+  s3_call_request request = {
+      .what = "download",
+      .method = "GET",
+      .key = self->key,
+      .key_length = self->options.key_length,
+      .headers = &headers,
+      .query = &self->query,
+      .max_bytes = at->length,
+      .deadline = self->options.deadline,
+      .on_done = on_range,
+      .data = at,
+  };
+  if (well) at->call = s3_call_start(self->client, &request);
+  http_headers_free(&headers);
+  return at->call != NULL;
+}
+
+static void go_on(s3_download *self) {
+  bool busy = false;
+  for (int i = 0; i < self->options.concurrency; i++) {
+    range *at = &self->ranges[i];
+    if (at->length == 0 && self->given < self->size && !ask_for(self, at)) {
+      fail_memory(self);
+      return;
+    }
+    busy |= at->length != 0;
+  }
+  if (!busy) job_start(self, JOB_RENAME, NULL, NULL);
+}
+
+static void on_head(s3_call *call, void *data) {
+  s3_download *self = data;
+  const s3_failure failure = *s3_call_failure(call);
+  const char *size = s3_call_header(call, "content-length");
+  bool well = http_headers_add_all(&self->answer, s3_call_headers(call));
+  if (size != NULL) self->size = strtoull(size, NULL, 10);
+  s3_call_free(call);
+  self->head = NULL;
+  if (failure.kind != S3_WELL) {
+    fail(self, &failure);
+  } else if (!well) {
+    fail_memory(self);
+  } else {
+    job_start(self, JOB_OPEN, NULL, NULL);
+  }
+}
+
+/* ---- from outside ---- */
+
+static char *temporary_name(const char *path) {
+  bytes text = {0};
+  bytes_format(&text, "%s.nebula-%ld-%" PRIx64, path, (long)getpid(), uv_hrtime());
+  return bytes_detach(&text);
+}
+
+s3_download *s3_download_start(s3_client *client, const s3_download_options *options) {
+  s3_download *self = calloc(1, sizeof *self);
+  if (self == NULL) return NULL;
+  self->client = s3_client_hold(client);
+  self->options = *options;
+  self->ranges = calloc((size_t)options->concurrency, sizeof *self->ranges);
+  self->key = strndup(options->key, options->key_length);
+  self->path = strdup(options->path);
+  self->temporary = temporary_name(options->path);
+  bool well = self->ranges != NULL && self->key != NULL && self->path != NULL &&
+              self->temporary != NULL && http_headers_add_all(&self->headers, options->headers) &&
+              http_headers_add_all(&self->query, options->query);
+  for (int i = 0; well && i < options->concurrency; i++)
+    self->ranges[i].download = self;
+  s3_call_request request = {
+      .what = "download",
+      .method = "HEAD",
+      .key = self->key,
+      .key_length = options->key_length,
+      .headers = &self->headers,
+      .query = &self->query,
+      .deadline = options->deadline,
+      .on_done = on_head,
+      .data = self,
+  };
+  if (well) self->head = s3_call_start(client, &request);
+  if (self->head != NULL) return self;
+  s3_download_free(self);
+  return NULL;
+}
+
+bool s3_download_has_ended(const s3_download *self) {
+  return self->ended;
+}
+
+const s3_failure *s3_download_failure(const s3_download *self) {
+  return &self->failure;
+}
+
+const http_headers *s3_download_headers(const s3_download *self) {
+  return &self->answer;
+}
+
+uint64_t s3_download_written(const s3_download *self) {
+  return self->written;
+}
+
+void s3_download_free(s3_download *self) {
+  if (self == NULL) return;
+  if (self->ranges != NULL) drop(self);
+  http_headers_free(&self->headers);
+  http_headers_free(&self->query);
+  http_headers_free(&self->answer);
+  free(self->ranges);
+  free(self->key);
+  free(self->path);
+  free(self->temporary);
+  s3_client_release(self->client);
+  free(self);
+}
