@@ -198,10 +198,17 @@ function bucket:url(key) end
 ---@class nebula.s3.Reader
 local reader = {}
 
+---@class nebula.s3.reader_options
+---@field if_match? string
+---@field if_none_match? string
+---@field version? string
+---@field decompress? "zstd"|"gzip" give what was compressed
+---@field deadline? number|string seconds, of the whole stream
+
 ---A stream of the object's bytes, with at most 1 MiB held. A connection that breaks is replaced where it
 ---broke. `for piece in reader do` works; so does a Reader as the data of put.
 ---@param key string
----@param options? {if_match?: string, if_none_match?: string, version?: string, decompress?: "zstd"|"gzip", deadline?: number|string}
+---@param options? nebula.s3.reader_options
 ---@return nebula.s3.Reader? reader nil where there is no such object
 function bucket:reader(key, options) end
 

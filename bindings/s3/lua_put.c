@@ -71,7 +71,7 @@ static int open_done(lua_State *L, int status, lua_KContext context) {
 }
 
 static int put_file(lua_State *L) {
-  static const lua_work_class OPEN = {CALL, open_run, open_destroy};
+  static const lua_work_class OPEN = {.call = CALL, .run = open_run, .destroy = open_destroy};
   if (lua_getfield(L, DATA, "file") != LUA_TSTRING)
     err_raisef(L, ERR_VALIDATION, "s3", CALL ": file must be a path");
   open_job *self = lua_work_new(L, sizeof *self, &OPEN); // stack: ..., path, job
