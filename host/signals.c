@@ -3,6 +3,7 @@
 #include "signals.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@ static struct {
   uv_async_t wake;
   volatile sig_atomic_t open, unserved, noted[SIGNALS_MOST], urgent_for[SIGNALS_MOST];
   bool watched[SIGNALS_MOST];
+  pthread_t thread; /* the loop's */
   signals_fn *arrived, *urgent;
   void *data;
 } signals;
@@ -20,6 +22,11 @@ static struct {
 /* Somebody who presses Ctrl-C three times while the loop does not turn wants out. */
 static void on_signal(int number) {
   int saved = errno;
+  if (!pthread_equal(pthread_self(), signals.thread)) { /* the kernel chooses among the threads */
+    pthread_kill(signals.thread, number);
+    errno = saved;
+    return;
+  }
   signals.noted[number] = 1;
   if (number == SIGINT && ++signals.unserved >= UNSERVED_MOST) _exit(128 + number);
   if (signals.open) {
@@ -46,6 +53,7 @@ int signals_open(uv_loop_t *loop, signals_fn *arrived, signals_fn *urgent, void 
   signals.arrived = arrived;
   signals.urgent = urgent;
   signals.data = data;
+  signals.thread = pthread_self();
   signals.open = 1;
   signal(SIGPIPE, SIG_IGN);
   return 0;
