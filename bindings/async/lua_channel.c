@@ -119,7 +119,8 @@ static int channel_receive_done(lua_State *L, int status, lua_KContext context) 
 static int channel_receive(lua_State *L) {
   channel *self = check_channel(L);
   lua_settop(L, 1);
-  if (channel_available(self) > 0 || self->closed) return channel_take(L, self);
+  if (channel_available(self) > 0) return channel_take(L, self);
+  if (self->closed) return 0; /* what is still queued belongs to receivers that are woken */
   task_ticket ticket = task_wait_begin(L, "channel:receive");
   waiter *place = waiter_new(L);
   waiter_append(&self->receivers, place, ticket);
@@ -171,28 +172,26 @@ static void semaphore_give(lua_State *L, semaphore *self) {
   self->free++;
 }
 
-/* A permit's uservalue is its semaphore until it is released. */
-static int permit_push(lua_State *L) {
-  lua_newuserdatauv(L, 0, 1);
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, -2, 1);
-  luaL_setmetatable(L, PERMIT_METATABLE);
-  return 1;
-}
-
+/* stack: semaphore, permit. A permit's uservalue is its semaphore until it is released. It is made
+ * before there is anything to hold, so that a lack of memory loses no permit. */
 static int semaphore_acquired(lua_State *L, int status, lua_KContext context) {
   (void)status;
   (void)context;
-  return permit_push(L);
+  lua_settop(L, 2);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, 2, 1);
+  return 1;
 }
 
 /* semaphore:acquire() -> permit, to be closed or released; semaphore:release() does it too */
 static int semaphore_acquire(lua_State *L) {
   semaphore *self = check_semaphore(L);
   lua_settop(L, 1);
+  lua_newuserdatauv(L, 0, 1);
+  luaL_setmetatable(L, PERMIT_METATABLE);
   if (self->free > 0) {
     self->free--;
-    return permit_push(L);
+    return semaphore_acquired(L, LUA_OK, 0);
   }
   task_ticket ticket = task_wait_begin(L, "semaphore:acquire");
   waiter *place = waiter_new(L);
