@@ -192,7 +192,7 @@ static int host_exit(lua_State *L) {
   lua_getfield(L, -1, "cancel");
   lua_pushvalue(L, -2);
   lua_call(L, 1, 0);
-  return 0;
+  err_raisef(L, ERR_CANCELLED, NULL, "os.exit"); // in a clean-up, where a second cancel is none
 }
 
 /* ---- signals ---- */

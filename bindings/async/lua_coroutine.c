@@ -14,9 +14,36 @@
 #include "base/lua_error.h"
 
 #define CLOSER_METATABLE "nebula.generator"
+#define CLOSING_METATABLE "nebula.closing"
 
-/* In a thread's extra space: suspended in our own yield, so that TASK_KILL can be raised there. */
+/* What stands in a thread's extra space: the task in whose name it runs or waits; or NULL; or,
+ * where it is suspended in our own yield, so that TASK_KILL can be raised there, &SUSPENDED_HERE;
+ * or the chain of boundaries that are suspended with it, with one of these tags. */
 static const char SUSPENDED_HERE;
+#define TAG_BOUNDARIES ((uintptr_t)1)
+#define TAG_FOREIGN ((uintptr_t)2) /* by a yield that is not ours */
+
+static uintptr_t thread_mark(lua_State *co) {
+  return *(uintptr_t *)lua_getextraspace(co);
+}
+
+static void thread_set_mark(lua_State *co, uintptr_t mark) {
+  *(uintptr_t *)lua_getextraspace(co) = mark;
+}
+
+static bool is_suspended_here(lua_State *co) {
+  uintptr_t mark = thread_mark(co);
+  return lua_status(co) == LUA_YIELD &&
+         (mark == (uintptr_t)&SUSPENDED_HERE ||
+          ((mark & TAG_BOUNDARIES) != 0 && (mark & TAG_FOREIGN) == 0));
+}
+
+/* The boundaries that were suspended with a coroutine that goes on now. */
+static boundary *suspended_boundaries(lua_State *co) {
+  uintptr_t mark = thread_mark(co);
+  if (lua_status(co) != LUA_YIELD || (mark & TAG_BOUNDARIES) == 0) return NULL;
+  return (boundary *)(mark & ~(TAG_BOUNDARIES | TAG_FOREIGN));
+}
 
 static int body_done(lua_State *L, int status, lua_KContext context) {
   (void)context;
@@ -47,15 +74,29 @@ static lua_State *coroutine_new(lua_State *L, int index) {
   return co;
 }
 
+closing *closing_of(lua_State *L) {
+  for (closing *at = task_scheduler(L)->closings; at != NULL; at = at->outer)
+    if (at->thread == L) return at;
+  return NULL;
+}
+
+_Noreturn void closing_raise(lua_State *L) {
+  lua_pushlightuserdata(L, (void *)&TASK_KILL);
+  lua_error(L);
+  __builtin_unreachable();
+}
+
 static int yield_continue(lua_State *L, int status, lua_KContext context) {
   (void)status;
   (void)context;
-  scheduler *s = task_scheduler(L);
-  if (s->kill == L) {
-    s->kill = NULL;
-    lua_pushlightuserdata(L, (void *)&TASK_KILL);
-    return lua_error(L);
+  closing *close = closing_of(L);
+  if (close != NULL && close->raised_serial == 0) {
+    close->raised_serial = close->scheduler->protect_serial;
+    closing_raise(L);
   }
+  task *self = task_of(L); /* a boundary in here may have been interrupted meanwhile */
+  bool ours = self != NULL && self->target != NULL && self->target->thread == L;
+  if (ours) task_check_interrupt(L, self);
   return lua_gettop(L);
 }
 
@@ -69,7 +110,11 @@ static int coroutine_yield(lua_State *L) {
   if (!lua_isyieldable(L)) {
     return luaL_error(L, "attempt to yield across a C-call boundary or outside a coroutine");
   }
-  task_adopt(L, (task *)&SUSPENDED_HERE);
+  if (self != NULL && task_unwinds_through(self)) {
+    err_raisef(L, ERR_SCRIPT, NULL,
+               "coroutine.yield in the clean-up of a coroutine that is being cancelled");
+  }
+  thread_set_mark(L, (uintptr_t)&SUSPENDED_HERE);
   return lua_yieldk(L, lua_gettop(L), 0, yield_continue);
 }
 
@@ -82,36 +127,63 @@ typedef enum outcome { GAVE, ENDED, FAILED, WAITS } outcome;
 #define STACK_BYTES ((uintptr_t)2 << 20)
 
 static bool stack_is_deep(const scheduler *s) {
-  char here;
-  return s->stack_base - (uintptr_t)&here > STACK_BYTES;
+  return s->stack_base - (uintptr_t)__builtin_frame_address(0) > STACK_BYTES;
 }
 
-/* Resumes co on behalf of L's task; count is the number of values on top of co's stack. */
-static outcome coroutine_step(lua_State *L, lua_State *co, int nargs, int *count) {
-  scheduler *s = task_scheduler(L);
+/* The coroutine has given a value or has ended: its boundaries leave the path of the task. */
+static void coroutine_leave(task *self, lua_State *co, int status) {
+  bool here = thread_mark(co) == (uintptr_t)&SUSPENDED_HERE;
+  if (status != LUA_YIELD) {
+    while (self->boundaries != NULL && self->boundaries->thread == co)
+      boundary_leave(self->boundaries);
+  }
+  uintptr_t chain = (uintptr_t)boundary_sleep(self, co);
+  if (chain != 0) {
+    thread_set_mark(co, chain | TAG_BOUNDARIES | (here ? 0 : TAG_FOREIGN));
+  } else if (!here) {
+    task_adopt(co, NULL);
+  }
+}
+
+/* Resumes co in the name of L's task. */
+static int coroutine_run(lua_State *L, lua_State *co, task *self, int nargs, int *count) {
+  scheduler *s = self->owner;
+  bool pins = !lua_isyieldable(L);
+  self->pinned += pins;
+  task_run_on(s, co);
+  int status = lua_resume(co, s->work, nargs, count);
+  task_run_on(s, L);
+  self->pinned -= pins;
+  return status;
+}
+
+/* Resumes co on behalf of L's task; count is the number of values on top of co's stack. `serial` is
+ * of the call that resumes: where that is a call of a clean-up, no protected call inside of co is
+ * on the way of the interrupt that is being cleaned up after. */
+static outcome coroutine_step(lua_State *L, lua_State *co, int nargs, int *count,
+                              lua_KContext serial) {
   task *self = task_of(L);
-  if (self != NULL && stack_is_deep(s)) {
+  if (self != NULL && stack_is_deep(self->owner)) {
     lua_pop(co, nargs);
     lua_pushliteral(co, "C stack overflow: too many coroutines inside each other");
     return FAILED;
   }
-  bool pins = self != NULL && !lua_isyieldable(L);
+  /* at the start our body takes the function as its first argument */
+  if (lua_status(co) == LUA_OK && lua_tocfunction(co, 1) == body) nargs++;
+  boundary *chain = suspended_boundaries(co);
   task_adopt(co, self);
-  if (self != NULL) {
-    self->pinned += pins;
-    s->running_thread = co;
-    if (self->expired) task_hook_arm(co);
+  if (self == NULL) {
+    int status = lua_resume(co, L, nargs, count);
+    return status == LUA_YIELD ? GAVE : status == LUA_OK ? ENDED : FAILED;
   }
-  int extra =
-      lua_status(co) == LUA_OK; /* at the start body takes the function as its first argument */
-  int status = lua_resume(co, self != NULL ? s->work : L, nargs + extra, count);
-  if (self != NULL) {
-    self->pinned -= pins;
-    s->running_thread = L;
-    if (self->expired) task_hook_arm(L);
-    if (status == LUA_YIELD && self->state == TASK_WAITING) return WAITS;
-  }
-  if (*(task **)lua_getextraspace(co) == self) task_adopt(co, NULL);
+  boundary_resume(self, chain, closing_of(co) != NULL);
+  uint64_t raised = self->raised_serial;
+  bool aside = self->unwinding == UNWIND_RAISED && (uint64_t)serial > raised;
+  if (aside) self->raised_serial = 0;
+  int status = coroutine_run(L, co, self, nargs, count);
+  if (aside) self->raised_serial = raised;
+  if (status == LUA_YIELD && self->state == TASK_WAITING) return WAITS;
+  coroutine_leave(self, co, status);
   return status == LUA_YIELD ? GAVE : status == LUA_OK ? ENDED : FAILED;
 }
 
@@ -128,8 +200,9 @@ static bool take_values(lua_State *L, lua_State *co, int count) {
 
 /* Suspended inside a wait of its task: the scheduler alone resumes it. */
 static bool coroutine_waits(lua_State *co) {
-  const void *mark = *(const void **)lua_getextraspace(co);
-  return lua_status(co) == LUA_YIELD && mark != NULL && mark != &SUSPENDED_HERE;
+  uintptr_t mark = thread_mark(co);
+  return lua_status(co) == LUA_YIELD && mark != 0 && mark != (uintptr_t)&SUSPENDED_HERE &&
+         (mark & TAG_BOUNDARIES) == 0;
 }
 
 /* The thread is at index 1; pushes the arguments on it. False with a message on L. */
@@ -157,7 +230,7 @@ static int resume_again(lua_State *L, int status, lua_KContext serial);
 static int resume_step(lua_State *L, int nargs, lua_KContext serial) {
   lua_State *co = lua_tothread(L, 1);
   int count = 0;
-  switch (coroutine_step(L, co, nargs, &count)) {
+  switch (coroutine_step(L, co, nargs, &count, serial)) {
   case WAITS: return lua_yieldk(L, 0, serial, resume_again);
   case FAILED:
     lua_xmove(co, L, 1);
@@ -194,11 +267,11 @@ static int coroutine_resume(lua_State *L) {
 
 static int wrap_again(lua_State *L, int status, lua_KContext context);
 
-static int wrap_step(lua_State *L, int nargs) {
+static int wrap_step(lua_State *L, int nargs, lua_KContext serial) {
   lua_State *co = lua_tothread(L, 1);
   int count = 0;
-  switch (coroutine_step(L, co, nargs, &count)) {
-  case WAITS: return lua_yieldk(L, 0, 0, wrap_again);
+  switch (coroutine_step(L, co, nargs, &count, serial)) {
+  case WAITS: return lua_yieldk(L, 0, serial, wrap_again);
   case FAILED: lua_xmove(co, L, 1); return lua_error(L);
   case GAVE:
   case ENDED: break;
@@ -207,10 +280,9 @@ static int wrap_step(lua_State *L, int nargs) {
   return count;
 }
 
-static int wrap_again(lua_State *L, int status, lua_KContext context) {
+static int wrap_again(lua_State *L, int status, lua_KContext serial) {
   (void)status;
-  (void)context;
-  return wrap_step(L, 0);
+  return wrap_step(L, 0, serial);
 }
 
 static int wrap_call(lua_State *L) {
@@ -223,19 +295,19 @@ static int wrap_call(lua_State *L) {
     lua_concat(L, 2);
     return lua_error(L);
   }
-  return wrap_step(L, nargs);
+  return wrap_step(L, nargs, task_protect_enter(L));
 }
 
 /* A generator's call: nil once it has ended, so that a for loop ends. */
 static int generator_call(lua_State *L) {
   lua_State *co = lua_tothread(L, lua_upvalueindex(1));
-  if (lua_status(co) == LUA_OK && lua_gettop(co) == 0) {
+  lua_Debug frame;
+  if (lua_status(co) == LUA_OK && lua_getstack(co, 0, &frame) == 0 && lua_gettop(co) == 0) {
     lua_pushnil(L);
     return 1;
   }
   lua_settop(L, 0);
-  lua_pushvalue(L, lua_upvalueindex(1));
-  return wrap_step(L, 0);
+  return wrap_call(L);
 }
 
 static int coroutine_create(lua_State *L) {
@@ -249,15 +321,39 @@ static int coroutine_wrap(lua_State *L) {
   return 1;
 }
 
-static int close_again(lua_State *L, int status, lua_KContext context);
+static int close_again(lua_State *L, int status, lua_KContext serial);
 
-/* stack: thread. Returns true, or false and an error. */
-static int close_step(lua_State *L) {
+static void closing_end(closing *self) {
+  if (self->scheduler == NULL) return;
+  closing **link = &self->scheduler->closings;
+  while (*link != self)
+    link = &(*link)->outer;
+  *link = self->outer;
+  self->scheduler = NULL;
+}
+
+/* Reached unended where who closes died of a lack of memory. */
+static int closing_gc(lua_State *L) {
+  closing_end(lua_touserdata(L, 1));
+  return 0;
+}
+
+static void closing_begin(lua_State *L, lua_State *co) {
+  closing *self = lua_newuserdatauv(L, sizeof *self, 0);
+  *self = (closing){0};
+  luaL_setmetatable(L, CLOSING_METATABLE);
+  scheduler *s = task_scheduler(L);
+  *self = (closing){.scheduler = s, .thread = co, .outer = s->closings};
+  s->closings = self;
+}
+
+/* stack: thread, closing. Returns true, or false and an error. */
+static int close_step(lua_State *L, lua_KContext serial) {
   lua_State *co = lua_tothread(L, 1);
   int count = 0;
-  outcome came = coroutine_step(L, co, 0, &count);
-  if (came == WAITS) return lua_yieldk(L, 0, 0, close_again);
-  task_scheduler(L)->kill = NULL;
+  outcome came = coroutine_step(L, co, 0, &count, serial);
+  if (came == WAITS) return lua_yieldk(L, 0, serial, close_again);
+  closing_end(lua_touserdata(L, 2));
   bool failed = came == FAILED && lua_touserdata(co, -1) != &TASK_KILL;
   if (failed) {
     lua_xmove(co, L, 1);
@@ -267,16 +363,18 @@ static int close_step(lua_State *L) {
   }
   lua_resetthread(co);
   lua_settop(co, 0);
+  if (!failed) lua_pushnil(L);
+  task_protect_caught(L, serial); /* an interrupt that came during the clean-up goes on */
+  if (!failed) lua_pop(L, 1);
   lua_pushboolean(L, !failed);
   if (!failed) return 1;
   lua_insert(L, -2);
   return 2;
 }
 
-static int close_again(lua_State *L, int status, lua_KContext context) {
+static int close_again(lua_State *L, int status, lua_KContext serial) {
   (void)status;
-  (void)context;
-  return close_step(L);
+  return close_step(L, serial);
 }
 
 static int coroutine_close(lua_State *L) {
@@ -288,9 +386,9 @@ static int coroutine_close(lua_State *L) {
     return luaL_error(L, "cannot close a running coroutine");
   }
   if (coroutine_waits(co)) return luaL_error(L, "cannot close a coroutine that waits");
-  if (lua_status(co) == LUA_YIELD && *(const char **)lua_getextraspace(co) == &SUSPENDED_HERE) {
-    task_scheduler(L)->kill = co;
-    return close_step(L);
+  if (is_suspended_here(co)) {
+    closing_begin(L, co);
+    return close_step(L, task_protect_enter(L));
   }
   int status = lua_resetthread(co);
   if (status == LUA_OK) {
@@ -343,7 +441,11 @@ void task_open_coroutine(lua_State *L) {
     lua_pushcfunction(L, closer_close);
     lua_setfield(L, -2, "__close");
   }
-  lua_pop(L, 1);
+  if (luaL_newmetatable(L, CLOSING_METATABLE)) {
+    lua_pushcfunction(L, closing_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_pop(L, 2);
   lua_pushcfunction(L, task_generator);
   lua_setfield(L, -2, "generator");
   luaL_newlib(L, OURS); // stack: task, coroutine

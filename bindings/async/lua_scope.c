@@ -34,11 +34,16 @@ static int boundary_gc(lua_State *L) {
 
 /* ---- scope ---- */
 
+static void scope_cancel_children(const boundary *self) {
+  for (task *child = self->children; child != NULL; child = child->sibling_next) {
+    task_interrupt(child, INTERRUPT_CANCEL);
+  }
+}
+
 static void scope_cancel(void *data) {
   boundary *self = data;
-  for (task *child = self->children; child != NULL; child = child->sibling_next) {
-    task_interrupt(child, NULL, INTERRUPT_CANCEL);
-  }
+  self->cancelled = true;
+  scope_cancel_children(self);
 }
 
 /* stack: handler, scope, body's results; or handler, scope, error. The children have ended. */
@@ -48,6 +53,7 @@ static int scope_end(lua_State *L, bool body_ok, lua_KContext serial) {
   if (self->failed) { /* a child was first: its error, unless something goes further out */
     lua_getiuservalue(L, 2, 1);
     const task *child = lua_touserdata(L, -1);
+    if (!lua_checkstack(child->thread, 1)) return luaL_error(L, "stack overflow");
     lua_pushvalue(child->thread, -1);
     lua_xmove(child->thread, L, 1);
     task_protect_caught(L, serial);
@@ -106,12 +112,14 @@ static int scope_spawn(lua_State *L) {
     err_raisef(L, ERR_SCRIPT, NULL, "the scope has ended: it takes no more tasks");
   }
   task_create(L, lua_gettop(L) - 2, 1);
-  if (self->failed) task_interrupt(lua_touserdata(L, -1), NULL, INTERRUPT_SIBLING);
+  task *child = lua_touserdata(L, -1);
+  if (self->failed) task_interrupt(child, INTERRUPT_SIBLING);
+  if (self->cancelled) task_interrupt(child, INTERRUPT_CANCEL);
   return 1;
 }
 
 static int scope_cancel_all(lua_State *L) {
-  scope_cancel(luaL_checkudata(L, 1, SCOPE_METATABLE));
+  scope_cancel_children(luaL_checkudata(L, 1, SCOPE_METATABLE));
   return 0;
 }
 
@@ -120,7 +128,7 @@ static int scope_cancel_all(lua_State *L) {
 static void deadline_passed(void *data) {
   boundary *self = data;
   self->timer = NULL;
-  task_interrupt(self->owner, self, INTERRUPT_DEADLINE);
+  boundary_interrupt(self, INTERRUPT_DEADLINE);
 }
 
 static int deadline_done(lua_State *L, int status, lua_KContext serial) {
@@ -135,6 +143,7 @@ static int task_deadline(lua_State *L);
 
 /* A main chunk that is no task has nothing to interrupt: a task does the work for it. */
 static int deadline_outside(lua_State *L) {
+  task_wait_begin(L, "task.deadline"); /* where it cannot wait nothing begins */
   lua_pushcfunction(L, task_deadline);
   lua_insert(L, 1);
   task_create(L, lua_gettop(L) - 1, 0);
@@ -156,9 +165,9 @@ static int task_deadline(lua_State *L) {
   lua_insert(L, 2); // stack: handler, deadline, fn, arguments
   self->seconds = seconds;
   self->due_ns = uv_hrtime() + (uint64_t)fmin(seconds * 1e9, 9e18);
-  boundary_enter(L, self);
   self->timer = loop_timer_start(task_loop(L), seconds, deadline_passed, self);
   if (self->timer == NULL) return luaL_error(L, "not enough memory");
+  boundary_enter(L, self);
   int status = lua_pcallk(L, lua_gettop(L) - 3, LUA_MULTRET, 1, serial, deadline_done);
   return deadline_done(L, status, serial);
 }

@@ -21,9 +21,9 @@ static int lua_task_spawn(lua_State *L) {
 static int join_result(lua_State *L, task *self) {
   lua_State *co = self->thread;
   self->observed = true;
-  int count = lua_gettop(co);
+  int count = self->failed ? 1 : lua_gettop(co);
   luaL_checkstack(L, count, "too many results");
-  if (self->failed) count = 1;
+  if (!lua_checkstack(co, count)) luaL_error(L, "stack overflow (too many results)");
   for (int i = 0; i < count; i++)
     lua_pushvalue(co, -count);
   lua_xmove(co, L, count);
@@ -52,8 +52,8 @@ static int lua_task_join(lua_State *L) {
 static int lua_task_cancel(lua_State *L) {
   task *self = check_task(L, 1);
   bool living = self->state != TASK_ENDED;
-  task_interrupt(self, NULL, INTERRUPT_CANCEL);
-  if (self == task_of(L)) task_check_interrupt(L, self);
+  task_interrupt(self, INTERRUPT_CANCEL);
+  if (self == task_of(L) && !task_in_finalizer(L)) task_check_interrupt(L, self);
   lua_pushboolean(L, living);
   return 1;
 }

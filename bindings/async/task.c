@@ -43,18 +43,47 @@ static bool push_library_name(lua_State *L, int function) {
   return false;
 }
 
+static bool frame_is_finalizer(const lua_Debug *frame) {
+  return frame->name != NULL && strcmp(frame->name, "__gc") == 0 &&
+         strcmp(frame->namewhat, "metamethod") == 0;
+}
+
+bool task_in_finalizer(lua_State *L) {
+  lua_Debug frame;
+  for (int level = 0; lua_getstack(L, level, &frame); level++) {
+    lua_getinfo(L, "n", &frame);
+    if (frame_is_finalizer(&frame)) return true;
+  }
+  return false;
+}
+
+/* Library functions through which a wait passes: they are not what is in its way. */
+static bool is_passable(const char *name) {
+  static const char *const NAMES[] = {"pcall",          "xpcall",           "dofile",
+                                      "coroutine.wrap", "coroutine.resume", "coroutine.close"};
+  for (size_t i = 0; i < sizeof NAMES / sizeof NAMES[0]; i++)
+    if (strcmp(NAMES[i], name) == 0) return true;
+  return strncmp(name, "nebula.", 7) == 0;
+}
+
 /* Names the innermost C function that keeps this coroutine from yielding. */
 static _Noreturn void refuse_wait(lua_State *L, const char *what) {
-  const char *blocker = "a C function or a finalizer";
+  const char *blocker = "a C function";
   luaL_checkstack(L, 12, "error message");
   lua_Debug frame;
+  int top = lua_gettop(L);
   for (int level = 1; lua_getstack(L, level, &frame); level++) {
-    lua_getinfo(L, "Sf", &frame);
+    lua_settop(L, top);
+    lua_getinfo(L, "Snf", &frame);
+    if (frame_is_finalizer(&frame)) {
+      blocker = "a finalizer";
+      break;
+    }
     if (*frame.what == 'C' && push_library_name(L, lua_gettop(L))) {
+      if (is_passable(lua_tostring(L, -1))) continue;
       blocker = lua_tostring(L, -1);
       break;
     }
-    lua_settop(L, -2);
   }
   err_raisef(L, ERR_SCRIPT, NULL,
              "%s cannot wait here: it was called from inside %s, which Lua "
@@ -75,6 +104,10 @@ task_ticket task_wait_begin_shielded(lua_State *L, const char *what) {
   if (self != NULL) {
     if (!lua_isyieldable(L) || self->pinned > 0) refuse_wait(L, what);
     wait = &self->wait;
+  } else if (task_in_finalizer(L)) {
+    refuse_wait(L, what);
+  } else if (s->closed) {
+    err_raisef(L, ERR_SCRIPT, NULL, "%s cannot wait: the Lua state is closing", what);
   } else if (s->turning) {
     err_raisef(L, ERR_SCRIPT, NULL,
                "%s cannot wait in a coroutine that belongs to no task: make "
@@ -104,7 +137,7 @@ static void ready_append(task *self) {
 
 void task_wake(task_ticket ticket) {
   scheduler *s = ticket.owner;
-  if (s == NULL) return;
+  if (s == NULL || s->closed) return;
   if (ticket.slot == 0) {
     if (s->outside.generation == ticket.generation) s->outside.woken = s->returning = true;
     loop_stay_awake(&s->loop);
@@ -122,6 +155,12 @@ static void wait_abandon(wait_state *wait) {
   task_abandon_fn *abandon = wait->abandon;
   wait->abandon = NULL;
   if (abandon != NULL) abandon(wait->data);
+}
+
+void task_abandon_wait(task *self) {
+  if (self->state != TASK_WAITING || self->wait.woken) return;
+  wait_abandon(&self->wait);
+  if (!self->wait.shielded && self->state == TASK_WAITING) ready_append(self);
 }
 
 static int wait_continue(lua_State *L, int status, lua_KContext context) {
@@ -161,6 +200,10 @@ static int wait_start(lua_State *L, task_ticket ticket, wait_state values) {
     wait->abandon = NULL;
     return wait->done(L, LUA_OK, wait->context);
   }
+  if (self->unwinding == UNWIND_PENDING) { /* since task_wait_begin: a finalizer's doing */
+    wait_abandon(wait);
+    if (!wait->shielded) task_check_interrupt(L, self);
+  }
   self->state = TASK_WAITING;
   return lua_yieldk(L, 0, 0, wait_continue);
 }
@@ -177,182 +220,6 @@ int task_wait_shielded(lua_State *L, task_ticket ticket, task_abandon_fn *abando
       L, ticket,
       (wait_state){
           .abandon = abandon, .data = data, .context = context, .done = done, .shielded = true});
-}
-
-/* ---- interrupts ---- */
-
-/* The outermost boundary that an interrupt waits for; true where there is one. */
-static bool interrupt_find(const task *self, boundary **target) {
-  bool found = false;
-  for (boundary *at = self->boundaries; at != NULL; at = at->outer) {
-    if (at->interrupted == INTERRUPT_NONE) continue;
-    *target = at;
-    found = true;
-  }
-  if (self->cancelled == INTERRUPT_NONE) return found;
-  *target = NULL;
-  return true;
-}
-
-/* Brings the unwinding up to date with the interrupts that wait. One that has been raised goes on
- * to its boundary first. */
-static void unwind_update(task *self) {
-  if (self->state == TASK_ENDED || self->unwinding == UNWIND_RAISED) return;
-  boundary *target = NULL;
-  if (!interrupt_find(self, &target)) {
-    self->unwinding = UNWIND_NONE;
-    return;
-  }
-  self->unwinding = UNWIND_PENDING;
-  self->target = target;
-  if (self->state != TASK_WAITING || self->wait.woken) return;
-  wait_abandon(&self->wait);
-  if (!self->wait.shielded && self->state == TASK_WAITING) ready_append(self);
-}
-
-/* While anything has a time limit, the host ticks: see hook. */
-static void limits_change(scheduler *s, int by) {
-  bool before = s->limits > 0;
-  s->limits += by;
-  if (s->watch != NULL && before != (s->limits > 0)) s->watch(s->limits > 0);
-}
-
-static void cleanup_stop(task *self) {
-  if (self->cleanup_due_ns == 0) return;
-  self->cleanup_due_ns = 0;
-  loop_timer_stop(&self->owner->loop, self->cleanup);
-  self->cleanup = NULL;
-  limits_change(self->owner, -1);
-}
-
-void task_interrupt(task *self, boundary *to, interrupt_reason why) {
-  if (self->state == TASK_ENDED) return;
-  interrupt_reason *slot = to != NULL ? &to->interrupted : &self->cancelled;
-  if (*slot == INTERRUPT_NONE) *slot = why;
-  unwind_update(self);
-}
-
-void task_expire(task *self) {
-  self->expired = true;
-  if (self->state != TASK_WAITING || self->wait.woken) return;
-  wait_abandon(&self->wait);
-  if (!self->wait.shielded && self->state == TASK_WAITING) ready_append(self);
-}
-
-static void cleanup_over(void *data) {
-  task *self = data;
-  self->cleanup = NULL;
-  task_expire(self);
-}
-
-static _Noreturn void interrupt_raise(lua_State *L, const task *self) {
-  if (self->expired) {
-    err_raisef(L, ERR_CANCELLED, NULL, "cancelled; its clean-up took longer than %g s",
-               CLEANUP_SECONDS);
-  }
-  const boundary *to = self->target;
-  switch (to != NULL ? to->interrupted : self->cancelled) {
-  case INTERRUPT_DEADLINE:
-    err_raise(L, &(err_info){.kind = ERR_TIMEOUT,
-                             .retryable = true,
-                             .message = lua_pushfstring(L, "the deadline of %f s has passed",
-                                                        to->seconds)});
-  case INTERRUPT_SIBLING:
-    err_raisef(L, ERR_CANCELLED, NULL, "cancelled: another task of its scope failed");
-  case INTERRUPT_DEADLOCK:
-    err_raisef(L, ERR_SCRIPT, NULL, "%s waits for ever: nothing is left that could end it",
-               self->wait.what);
-  case INTERRUPT_SIGNAL: err_raisef(L, ERR_CANCELLED, NULL, "interrupted");
-  case INTERRUPT_CANCEL:
-  case INTERRUPT_NONE: break;
-  }
-  err_raisef(L, ERR_CANCELLED, NULL, "the task was cancelled");
-}
-
-void task_check_interrupt(lua_State *L, task *self) {
-  if (self->expired) interrupt_raise(L, self);
-  if (self->unwinding != UNWIND_PENDING) return;
-  self->unwinding = UNWIND_RAISED;
-  self->raised_serial = self->protect_serial;
-  if (self->cleanup_due_ns == 0) {
-    self->cleanup = loop_timer_start(&self->owner->loop, CLEANUP_SECONDS, cleanup_over, self);
-    self->cleanup_due_ns = uv_hrtime() + (uint64_t)(CLEANUP_SECONDS * 1e9);
-    limits_change(self->owner, 1);
-  }
-  interrupt_raise(L, self);
-}
-
-lua_KContext task_protect_enter(lua_State *L) {
-  task *self = task_of(L);
-  return self != NULL ? (lua_KContext)++self->protect_serial : 0;
-}
-
-void task_protect_caught(lua_State *L, lua_KContext serial) {
-  if (lua_touserdata(L, -1) == &TASK_KILL) lua_error(L);
-  task *self = task_of(L);
-  if (self == NULL || self->unwinding != UNWIND_RAISED) return;
-  if ((uint64_t)serial > self->raised_serial) return; /* a call of the clean-up itself */
-  if (!err_is(L, -1)) interrupt_raise(L, self);       /* something else was thrown on the way */
-  lua_error(L);
-}
-
-void boundary_enter(lua_State *L, boundary *self) {
-  self->owner = task_of(L);
-  if (self->owner == NULL) return;
-  self->outer = self->owner->boundaries;
-  self->owner->boundaries = self;
-  if (self->due_ns != 0) limits_change(self->owner->owner, 1);
-}
-
-bool boundary_leave(boundary *self) {
-  task *owner = self->owner;
-  if (owner == NULL) return false;
-  self->owner = NULL;
-  boundary **link = &owner->boundaries;
-  while (*link != NULL && *link != self)
-    link = &(*link)->outer;
-  if (*link == self) *link = self->outer;
-  if (self->due_ns != 0) {
-    loop_timer_stop(&owner->owner->loop, self->timer);
-    self->timer = NULL;
-    limits_change(owner->owner, -1);
-  }
-  if (owner->unwinding == UNWIND_NONE || owner->target != self) return false;
-  bool raised = owner->unwinding == UNWIND_RAISED;
-  owner->unwinding = UNWIND_NONE;
-  owner->target = NULL;
-  if (!owner->expired) cleanup_stop(owner);
-  unwind_update(owner);
-  return raised;
-}
-
-/* ---- the hook: interrupts that must not wait for a wait point ---- */
-
-static void hook(lua_State *L, lua_Debug *where) {
-  (void)where;
-  scheduler *s = task_scheduler(L);
-  task *self = task_of(L);
-  lua_sethook(L, NULL, 0, 0);
-  if (self == NULL) return;
-  uint64_t now = uv_hrtime();
-  if (self->cleanup_due_ns != 0 && self->cleanup_due_ns <= now) self->expired = true;
-  if (self->expired) { /* stays armed: a script that swallows this one meets it again at once */
-    lua_sethook(L, hook, LUA_MASKCOUNT, 1);
-    interrupt_raise(L, self);
-  }
-  if (s->interrupted) {
-    s->interrupted = 0;
-    if (s->foreground != NULL) task_interrupt(s->foreground, NULL, INTERRUPT_SIGNAL);
-    task_interrupt(self, NULL, INTERRUPT_SIGNAL);
-  }
-  for (boundary *at = self->boundaries; at != NULL; at = at->outer) {
-    if (at->due_ns != 0 && at->due_ns <= now) task_interrupt(self, at, INTERRUPT_DEADLINE);
-  }
-  task_check_interrupt(L, self);
-}
-
-void task_hook_arm(lua_State *L) {
-  lua_sethook(L, hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
 }
 
 /* ---- running ---- */
@@ -377,11 +244,9 @@ static void scope_child_ended(scheduler *s, task *self) {
     lua_setiuservalue(s->work, -2, 1);
     lua_pop(s->work, 1);
     for (task *child = scope->children; child != NULL; child = child->sibling_next) {
-      task_interrupt(child, NULL, INTERRUPT_SIBLING);
+      task_interrupt(child, INTERRUPT_SIBLING);
     }
-    if (scope->owner != NULL && !scope->closed) {
-      task_interrupt(scope->owner, scope, INTERRUPT_SIBLING);
-    }
+    if (!scope->closed) boundary_interrupt(scope, INTERRUPT_SIBLING);
   }
   if (scope->living == 0) task_wake(scope->joiner);
 }
@@ -391,7 +256,7 @@ static void task_end(task *self) {
   self->state = TASK_ENDED;
   s->returning = true;
   self->unwinding = UNWIND_NONE;
-  cleanup_stop(self);
+  task_cleanup_stop(self);
   while (self->boundaries != NULL)
     boundary_leave(self->boundaries);
   task_slot *slot = &s->slots[self->slot];
@@ -413,16 +278,14 @@ static void task_resume(scheduler *s, task *self) {
   lua_State *co = self->thread;
   int arguments = lua_status(co) == LUA_OK ? lua_gettop(co) - 1 : 0;
   task_push(s->work, self); /* anchors it while it runs */
-  char here;
-  s->stack_base = (uintptr_t)&here;
+  s->stack_base = (uintptr_t)__builtin_frame_address(0);
   s->running = self;
-  s->running_thread = co;
   self->state = TASK_RUNNING;
   task_adopt(co, self);
-  if (self->expired) task_hook_arm(co);
+  task_run_on(s, co);
   int count = 0;
   int status = lua_resume(co, s->work, arguments, &count);
-  s->running_thread = NULL;
+  task_run_on(s, NULL);
   s->running = NULL;
   switch (status) {
   case LUA_YIELD: break; /* it waits: task_wait has set the state */
@@ -480,7 +343,9 @@ static int body(lua_State *L) { // stack: function, arguments
 
 /* ---- making ---- */
 
-static uint32_t slot_take(lua_State *L, scheduler *s) {
+/* A slot for a new task; it is taken for good when the task is whole. Nothing that may run a
+ * finalizer, which may spawn a task, can come in between. */
+static uint32_t slot_find(lua_State *L, scheduler *s) {
   if (s->slot_free == 0) {
     uint32_t count = s->slot_count * 2;
     task_slot *grown = realloc(s->slots, count * sizeof *grown);
@@ -492,12 +357,15 @@ static uint32_t slot_take(lua_State *L, scheduler *s) {
     s->slots = grown;
     s->slot_count = count;
   }
-  return s->slot_free; /* taken for good when the task is whole */
+  return s->slot_free;
 }
 
 task *task_create(lua_State *L, int nargs, int scope) { // stack: ..., function, arguments
   scheduler *s = task_scheduler(L);
   int function = lua_gettop(L) - nargs;
+  if (s->closed) {
+    err_raisef(L, ERR_SCRIPT, NULL, "no task can begin: the Lua state is closing");
+  }
   if (!lua_isfunction(L, function) && luaL_getmetafield(L, function, "__call") == LUA_TNIL) {
     err_raisef(L, ERR_VALIDATION, NULL, "a task wants a function, got %s",
                luaL_typename(L, function));
@@ -505,9 +373,8 @@ task *task_create(lua_State *L, int nargs, int scope) { // stack: ..., function,
   lua_settop(L, function + nargs);
   luaL_checkstack(L, 6, "task");
   boundary *parent = scope != 0 ? lua_touserdata(L, scope) : NULL;
-  uint32_t slot = slot_take(L, s);
   task *self = lua_newuserdatauv(L, sizeof *self, 2);
-  *self = (task){.owner = s, .state = TASK_ENDED, .slot = slot};
+  *self = (task){.owner = s, .state = TASK_ENDED};
   luaL_setmetatable(L, TASK_METATABLE);
   lua_State *co = lua_newthread(L);
   lua_setiuservalue(L, -2, 1);
@@ -516,6 +383,7 @@ task *task_create(lua_State *L, int nargs, int scope) { // stack: ..., function,
     lua_setiuservalue(L, -2, 2);
   }
   if (!lua_checkstack(co, nargs + 3)) luaL_error(L, "too many arguments for a task");
+  uint32_t slot = slot_find(L, s);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &LIVING);
   lua_pushvalue(L, -2);
   lua_rawseti(L, -2, (lua_Integer)slot);
@@ -524,6 +392,7 @@ task *task_create(lua_State *L, int nargs, int scope) { // stack: ..., function,
   lua_pushcfunction(co, body);
   lua_xmove(L, co, nargs + 1);
 
+  self->slot = slot;
   s->slot_free = s->slots[slot].next_free;
   s->slots[slot].task = self;
   self->wait.generation = s->slots[slot].generation_base;
@@ -539,6 +408,7 @@ task *task_create(lua_State *L, int nargs, int scope) { // stack: ..., function,
     parent->living++;
   }
   ready_append(self);
+  if (s->ending) task_interrupt(self, INTERRUPT_CANCEL);
   return self;
 }
 
@@ -548,8 +418,9 @@ void task_spawn(lua_State *L, int nargs) {
 
 static int scheduler_gc(lua_State *L) {
   scheduler *s = lua_touserdata(L, 1);
-  if (s->slots == NULL) return 0;
+  if (s->closed || s->slots == NULL) return 0;
   loop_close(&s->loop);
+  s->closed = true;
   free(s->slots);
   s->slots = NULL;
   return 0;
@@ -558,7 +429,7 @@ static int scheduler_gc(lua_State *L) {
 static scheduler *scheduler_make(lua_State *L) {
   luaL_checkstack(L, 8, "scheduler");
   scheduler *s = lua_newuserdatauv(L, sizeof *s, 1);
-  *s = (scheduler){0};
+  *s = (scheduler){.protect_serial = 1};
   lua_createtable(L, 0, 1);
   lua_pushcfunction(L, scheduler_gc);
   lua_setfield(L, -2, "__gc");
@@ -592,7 +463,9 @@ scheduler *task_scheduler(lua_State *L) {
 }
 
 loop *task_loop(lua_State *L) {
-  return &task_scheduler(L)->loop;
+  scheduler *s = task_scheduler(L);
+  if (s->closed) err_raisef(L, ERR_SCRIPT, NULL, "nothing can begin: the Lua state is closing");
+  return &s->loop;
 }
 
 uint64_t task_current_id(lua_State *L) {

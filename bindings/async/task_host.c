@@ -27,7 +27,7 @@ bool task_host_run(lua_State *L, int nargs) {
   s->foreground = self;
   s->turning = true;
   while (self->state != TASK_ENDED) {
-    if (!task_turn(s, true)) task_interrupt(self, NULL, INTERRUPT_DEADLOCK);
+    if (!task_turn(s, true)) task_interrupt(self, INTERRUPT_DEADLOCK);
   }
   s->turning = false;
   self->observed = true;
@@ -41,11 +41,25 @@ bool task_host_run(lua_State *L, int nargs) {
   return ok;
 }
 
+static void cancel_all(scheduler *s) {
+  for (uint32_t i = 1; i < s->slot_count; i++) {
+    if (s->slots[i].task != NULL) task_interrupt(s->slots[i].task, INTERRUPT_CANCEL);
+  }
+}
+
+/* Clean-ups may spawn tasks in their turn, but have had their time. */
+static void drain_over(void *data) {
+  scheduler *s = data;
+  s->ending = true;
+  cancel_all(s);
+}
+
 void task_host_drain(lua_State *L) {
   scheduler *s = task_scheduler(L);
-  for (uint32_t i = 1; i < s->slot_count; i++) {
-    if (s->slots[i].task != NULL) task_interrupt(s->slots[i].task, NULL, INTERRUPT_CANCEL);
-  }
+  if (s->living == 0) return;
+  cancel_all(s);
+  loop_timer *limit = loop_timer_start(&s->loop, CLEANUP_SECONDS, drain_over, s);
+  if (limit == NULL) s->ending = true;
   s->turning = true;
   while (s->living > 0) {
     if (task_turn(s, true)) continue;
@@ -54,6 +68,8 @@ void task_host_drain(lua_State *L) {
     }
   }
   s->turning = false;
+  if (!s->ending) loop_timer_stop(&s->loop, limit);
+  s->ending = false;
 }
 
 scheduler *task_host_scheduler(lua_State *L) {
@@ -78,7 +94,7 @@ bool task_host_interrupt(scheduler *self) {
   if (!self->interrupted) return true; /* the hook has dealt with it */
   self->interrupted = 0;
   if (self->foreground == NULL) return false;
-  task_interrupt(self->foreground, NULL, INTERRUPT_SIGNAL);
+  task_interrupt(self->foreground, INTERRUPT_SIGNAL);
   return true;
 }
 

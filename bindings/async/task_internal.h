@@ -4,7 +4,8 @@
  * most one pending wait. An *interrupt* (a cancel, a deadline, a failed sibling) names a boundary:
  * the whole task, or a `boundary` that lua_scope.c put on its stack. It becomes an error at the
  * task's next wait point, once; on its way to the boundary no pcall keeps it. What unwinds may wait
- * in its turn, for CLEANUP_SECONDS; after that every instruction of the task raises. */
+ * in its turn, for CLEANUP_SECONDS; after that every instruction of the task raises, up to the
+ * boundary. */
 #ifndef NEBULA_ASYNC_TASK_INTERNAL_H
 #define NEBULA_ASYNC_TASK_INTERNAL_H
 
@@ -44,8 +45,11 @@ typedef enum interrupt_reason {
 
 /* A frame of scope or deadline: a userdata on the stack of the coroutine that called it. */
 struct boundary {
-  task *owner; /* NULL once left */
+  scheduler *scheduler;
+  lua_State *thread; /* that coroutine: compared while it is on the task's path, never followed */
+  task *owner;       /* NULL outside of tasks, while its generator is suspended, and once left */
   boundary *outer;
+  bool entered; /* and not left */
   interrupt_reason interrupted;
   double seconds; /* of a deadline */
   uint64_t due_ns;
@@ -53,7 +57,8 @@ struct boundary {
   /* of a scope: */
   task *children;
   size_t living;
-  bool closed; /* takes no more children */
+  bool closed;    /* takes no more children */
+  bool cancelled; /* from outside, or by its body's error: what comes now is cancelled too */
   bool body_failed;
   bool failed; /* a child failed before the body did; the uservalue is its Task */
   task_ticket joiner;
@@ -61,6 +66,14 @@ struct boundary {
 
 typedef enum task_state { TASK_READY, TASK_RUNNING, TASK_WAITING, TASK_ENDED } task_state;
 typedef enum unwind_state { UNWIND_NONE, UNWIND_PENDING, UNWIND_RAISED } unwind_state;
+
+/* A generator that is being closed: a userdata on the stack of who closes it. */
+typedef struct closing {
+  scheduler *scheduler;
+  lua_State *thread;
+  uint64_t raised_serial; /* 0: TASK_KILL has not been raised yet; see task_protect_enter */
+  struct closing *outer;
+} closing;
 
 /* The pending wait. A main chunk outside of tasks has one of its own in the scheduler. */
 typedef struct wait_state {
@@ -95,10 +108,9 @@ struct task {
 
   unwind_state unwinding;
   interrupt_reason cancelled; /* the interrupt of the whole task */
-  boundary *boundaries;       /* innermost first */
+  boundary *boundaries;       /* on its path, innermost first */
   boundary *target;           /* of the unwinding; NULL is the whole task */
-  uint64_t protect_serial;    /* counts protected calls; see task_protect_enter */
-  uint64_t raised_serial;
+  uint64_t raised_serial;     /* of the interrupt that unwinds; see task_protect_enter */
   loop_timer *cleanup;
   uint64_t cleanup_due_ns; /* 0: no clean-up is under way */
 
@@ -122,15 +134,18 @@ struct scheduler {
   task *foreground;
   size_t living;
   uint64_t last_id;
-  wait_state outside; /* the wait of a main chunk that is no task: slot 0 */
+  wait_state outside;      /* the wait of a main chunk that is no task: slot 0 */
+  uint64_t protect_serial; /* counts protected calls */
+  closing *closings;
   bool turning;
+  bool closed;    /* the state closes, the loop is gone */
+  bool ending;    /* the program ends: what is spawned now is cancelled */
   bool returning; /* what the turning caller waits for may have come: this turn does not block */
   uintptr_t stack_base; /* of the C stack, where the running task was resumed */
   int limits;           /* deadlines and clean-ups under way */
   void (*watch)(bool on);
   lua_State *volatile running_thread; /* for the signal handler */
   volatile sig_atomic_t interrupted;
-  lua_State *kill; /* the generator that is being closed: its yield raises */
 };
 
 /* The error (a light userdata) that closes a generator; see lua_coroutine.c. */
@@ -148,11 +163,18 @@ void task_push(lua_State *L, const task *self);
 /* task_spawn, with the scope that owns the child at index `scope` of the stack (0: none). */
 task *task_create(lua_State *L, int nargs, int scope);
 
-/* Asks that an error unwinds the task to the boundary (NULL: its body). */
-void task_interrupt(task *self, boundary *to, interrupt_reason why);
+/* Asks that an error unwinds the task to its body, or to the boundary: where that lies in a
+ * suspended generator, once the generator goes on. */
+void task_interrupt(task *self, interrupt_reason why);
+void boundary_interrupt(boundary *self, interrupt_reason why);
+
+/* Calls the pending wait's abandon where nothing has woken it, and makes the task ready to raise.
+ */
+void task_abandon_wait(task *self);
 
 /* Its clean-up has had its time: from now on its every instruction raises. */
 void task_expire(task *self);
+void task_cleanup_stop(task *self);
 
 /* Raises the pending interrupt, if there is one. Call at the wait points alone. */
 void task_check_interrupt(lua_State *L, task *self);
@@ -166,18 +188,37 @@ int task_wait_shielded(lua_State *L, task_ticket ticket, task_abandon_fn *abando
                        lua_KContext context, lua_KFunction done);
 
 /* A protected call that lets interrupts through: enter gives its serial; after an error was caught,
- * caught() raises it again where an interrupt was raised inside the call. */
+ * caught() raises it again where an interrupt, or the closing of this coroutine, was raised inside
+ * the call. Serials grow with time, so a call inside was entered no later than the raise. */
 lua_KContext task_protect_enter(lua_State *L);
 void task_protect_caught(lua_State *L, lua_KContext serial);
+
+/* An interrupt is on its way through the coroutine that runs. */
+bool task_unwinds_through(const task *self);
+
+/* The closing of the coroutine L, or NULL; raising what it unwinds with. */
+closing *closing_of(lua_State *L);
+_Noreturn void closing_raise(lua_State *L);
+
+/* True inside a __gc handler: its errors are swallowed, and it may run in anybody's task. */
+bool task_in_finalizer(lua_State *L);
 
 void boundary_enter(lua_State *L, boundary *self);
 /* Unlinks it; true where the unwinding was meant for it, and is over with this. */
 bool boundary_leave(boundary *self);
 
+/* A generator gave a value: its boundaries leave the path of the task; returns them as a chain. */
+boundary *boundary_sleep(task *owner, lua_State *thread);
+/* It goes on: they are on the path of this task. Where it is being closed they have no effect. */
+void boundary_resume(task *owner, boundary *chain, bool closes);
+
 /* Turns the loop once. False where nothing can ever wake anybody. */
 bool task_turn(scheduler *self, bool wait);
 
 void task_hook_arm(lua_State *L);
+
+/* Notes which thread runs (NULL: none), for the hook; an interrupt that came before is not lost. */
+void task_run_on(scheduler *s, lua_State *thread);
 
 void waiter_append(waiter_list *list, waiter *self, task_ticket ticket);
 void waiter_leave(void *self);
