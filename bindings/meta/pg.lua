@@ -143,4 +143,39 @@ function connection:on_commit(fn) end
 ---Gives the connection back. Also by `<close>`.
 function connection:close() end
 
+---A statement that a thread of its own repeats on a connection of its own, also while the script
+---computes: how leases are kept alive.
+---@class nebula.pg.Heartbeat
+local heartbeat = {}
+
+---@class nebula.pg.heartbeat_options
+---@field sql string takes one text array a column as $1, $2, ...; returns the keys that are still good
+---@field columns? integer values an entry has, 1 to 8 (1)
+---@field interval? nebula.Duration between two rounds (10 s); a failed one is repeated after a quarter
+---@field url? string as in `connect`
+
+---Errors: `validation`, `config` for a malformed URL. The connection is made in the first round.
+---@param options nebula.pg.heartbeat_options
+---@return nebula.pg.Heartbeat
+function pg.heartbeat(options) end
+
+---Adds an entry or replaces the one with the key values[1]. After `seconds` it is dropped.
+---Errors: `validation` for a value that is neither text without NUL nor a number nor nil.
+---@param values any[]
+---@param seconds? nebula.Duration
+function heartbeat:set(values, seconds) end
+
+---@param key string
+function heartbeat:remove(key) end
+
+---The keys that a round asked for and did not get back, each told once; they have left the set.
+---@return string[]
+function heartbeat:lost() end
+
+---@return {entries: integer, rounds: integer, failures: integer, error: string?}
+function heartbeat:stats() end
+
+---Ends the thread. Also by `<close>`.
+function heartbeat:close() end
+
 return pg

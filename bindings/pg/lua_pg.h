@@ -120,6 +120,10 @@ int lua_pg_stream_rows(lua_State *L, lua_pg_pool *pool, pg_request *request);
 int lua_pg_cursor_rows(lua_State *L, lua_pg_session *session, pg_request *plain);
 void lua_pg_open_rows(lua_State *L);
 
+/* ---- lua_heartbeat.c ---- */
+/* Sets `heartbeat` in the table on top. */
+void lua_pg_open_heartbeat(lua_State *L);
+
 /* ---- lua_copy.c ---- */
 void lua_pg_open_copy(lua_State *L);
 int lua_pg_pool_copy_in(lua_State *L);

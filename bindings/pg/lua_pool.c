@@ -186,5 +186,6 @@ int lua_open_pg(lua_State *L) {
   lua_pushcfunction(L, pg_connect);
   lua_setfield(L, -2, "connect");
   lua_pg_open_wrappers(L);
+  lua_pg_open_heartbeat(L);
   return 1;
 }
