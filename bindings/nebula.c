@@ -9,6 +9,7 @@
 
 // clang-format off: a subject a line, so that adding one touches no other
 static const luaL_Reg SUBJECTS[] = {
+    {"blob", lua_open_blob},
     {"crypto", lua_open_crypto},
     {"fs", lua_open_fs},
     {"http", lua_open_http},

@@ -4,6 +4,7 @@
 
 #include <lua.h>
 
+int lua_open_blob(lua_State *L);
 int lua_open_crypto(lua_State *L);
 int lua_open_fs(lua_State *L);
 int lua_open_http(lua_State *L);

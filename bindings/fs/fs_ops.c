@@ -112,14 +112,29 @@ int fs_sync_parent(const char *path) {
   return error;
 }
 
-static int write_beside(const char *beside, const char *path, const void *data, size_t length,
-                        mode_t mode) {
-  int fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode == 0 ? 0666 : 0600);
-  if (fd < 0) return errno;
+int fs_open_beside(const char *path, char **beside, int *fd) {
+  unsigned char random[6];
+  if (RAND_bytes(random, sizeof random) != 1) return EIO;
+  if (asprintf(beside, "%s.%02x%02x%02x%02x%02x%02x.tmp", path, random[0], random[1], random[2],
+               random[3], random[4], random[5]) < 0) {
+    *beside = NULL;
+    return ENOMEM;
+  }
+  *fd = open(*beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (*fd >= 0) return 0;
+  int error = errno;
+  free(*beside);
+  *beside = NULL;
+  return error;
+}
+
+/* Fills the new file and puts it in the path's place; it is gone or renamed afterwards. */
+static int write_beside(int fd, const char *beside, const char *path, const void *data,
+                        size_t length, mode_t mode) {
   struct stat old;
   if (mode == 0 && stat(path, &old) == 0) mode = old.st_mode & 07777;
-  int error = fs_write_fully(fd, data, length);
-  if (error == 0 && mode != 0 && fchmod(fd, mode) != 0) error = errno;
+  int error = mode != 0 && fchmod(fd, mode) != 0 ? errno : 0; // before there is anything to read
+  if (error == 0) error = fs_write_fully(fd, data, length);
   if (error == 0 && fsync(fd) != 0) error = errno;
   error = close_after(fd, error);
   if (error == 0 && rename(beside, path) != 0) error = errno;
@@ -128,18 +143,17 @@ static int write_beside(const char *beside, const char *path, const void *data, 
 }
 
 int fs_replace_file(const char *path, const void *data, size_t length, mode_t mode) {
-  char resolved[4096], beside[4096 + 32];
-  unsigned char random[8];
+  char resolved[4096], *beside;
+  int fd;
   if (realpath(path, resolved) != NULL) {
     path = resolved; // what a link points to is replaced, not the link
   } else if (errno != ENOENT) {
     return errno;
   }
-  if (RAND_bytes(random, sizeof random) != 1) return EIO;
-  int written = snprintf(beside, sizeof beside, "%s.%02x%02x%02x%02x%02x%02x.tmp", path, random[0],
-                         random[1], random[2], random[3], random[4], random[5]);
-  if (written < 0 || (size_t)written >= sizeof beside) return ENAMETOOLONG;
-  int error = write_beside(beside, path, data, length, mode);
+  int error = fs_open_beside(path, &beside, &fd);
+  if (error != 0) return error;
+  error = write_beside(fd, beside, path, data, length, mode);
+  free(beside);
   return error != 0 ? error : fs_sync_parent(path);
 }
 

@@ -31,6 +31,10 @@ int fs_write_file(const char *path, const void *data, size_t length, mode_t mode
  * fails. A mode of 0 keeps that of the file it replaces, else 0644 less the umask. */
 int fs_replace_file(const char *path, const void *data, size_t length, mode_t mode);
 
+/* Makes a new file for writing beside a path; the caller renames or removes it, and frees *beside.
+ */
+int fs_open_beside(const char *path, char **beside, int *fd);
+
 /* Syncs the directory that holds the path. */
 int fs_sync_parent(const char *path);
 

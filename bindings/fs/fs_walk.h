@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { FS_WALK_BATCH = 256, FS_WALK_DEPTH = 128 };
+enum { FS_WALK_BATCH = 256, FS_WALK_DEPTH = 256 };
 
 typedef struct fs_entry {
   char *path; /* the walk's root and what follows it; owned by the batch */

@@ -1,0 +1,115 @@
+/* blob_object.h: objects of a directory store: written whole or not at all, verified when read.
+ *
+ * An object is one file: its bytes, then its metadata, then a footer of 56 bytes:
+ *
+ *   8   "NBLOB1\r\n"
+ *   8   the number of the object's bytes, little-endian as all here
+ *   4   the number of the metadata's bytes
+ *   4   CRC-32C of the metadata and of the footer's other fields
+ *   32  SHA-256 of the object's bytes; in hexadecimal, it is the ETag
+ *
+ * The metadata are pairs of texts, each terminated by a NUL: name, value, name, value. A new object
+ * is written into %tmp, synced, and renamed to its place, so that a reader sees the old or the new
+ * one; who replaces or removes holds the lock of its key (a flock on one of 64 files in %lock), so
+ * that conditions hold between processes.
+ *
+ * All of it blocks and belongs on a thread of the pool; a writer or reader on one at a time. */
+#ifndef NEBULA_BLOB_OBJECT_H
+#define NEBULA_BLOB_OBJECT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <openssl/evp.h>
+
+enum { BLOB_DIGEST = 32 };
+
+/* What functions return: 0, an errno, or one of these. */
+enum {
+  BLOB_ABSENT = -1,
+  BLOB_CONFLICT = -2, /* a condition does not hold */
+  BLOB_DAMAGED = -3,  /* the file is not what was written */
+  BLOB_LARGE = -4,    /* more bytes than allowed */
+};
+
+typedef struct blob_store {
+  char *root; /* absolute, without a slash at its end */
+} blob_store;
+
+typedef struct blob_info {
+  uint64_t size;
+  unsigned char digest[BLOB_DIGEST];
+  int64_t modified; /* microseconds since 1970 */
+  char *pairs;      /* owned; NULL where there are none */
+  size_t pairs_length;
+} blob_info;
+
+/* if_match and if_none_match: an ETag, "*" for any object, or NULL. */
+typedef struct blob_conditions {
+  const char *if_match, *if_none_match;
+} blob_conditions;
+
+void blob_info_free(blob_info *self);
+
+/* Makes the store's directories, and removes what writers left in %tmp more than a day ago. */
+int blob_store_prepare(const blob_store *self);
+
+/* ---- writing ---- */
+
+typedef struct blob_writer {
+  const blob_store *store;
+  int fd; /* -1 where it is not open */
+  char *temporary;
+  EVP_MD_CTX *digest;
+  uint64_t size;
+} blob_writer;
+
+/* Zeroed memory with fd -1 is a closed writer; whatever happens, end with commit or abort. */
+int blob_writer_open(blob_writer *self, const blob_store *store);
+int blob_writer_write(blob_writer *self, const void *data, size_t length);
+
+/* Writes all of a file. */
+int blob_writer_copy(blob_writer *self, const char *path, const atomic_bool *cancelled);
+
+/* Puts the object in its place and closes the writer; *out gets size, digest and time alone. */
+int blob_writer_commit(blob_writer *self, const char *key, size_t length,
+                       const blob_conditions *conditions, const char *pairs, size_t pairs_length,
+                       blob_info *out);
+
+/* Leaves nothing behind. Does nothing where it is closed. */
+void blob_writer_abort(blob_writer *self);
+
+/* ---- reading ---- */
+
+typedef struct blob_reader {
+  int fd; /* -1 where it is not open */
+  blob_info info;
+  uint64_t at, end;   /* of the object's bytes */
+  EVP_MD_CTX *digest; /* NULL where only a part is read */
+} blob_reader;
+
+/* Opens an object whose conditions hold; BLOB_ABSENT, BLOB_CONFLICT. An if_none_match that does not
+ * hold is a conflict as well. */
+int blob_reader_open(blob_reader *self, const blob_store *store, const char *key, size_t length,
+                     const blob_conditions *conditions);
+
+/* Reads only the bytes from `first` up to `end`; their checksum cannot be verified. */
+void blob_reader_limit(blob_reader *self, uint64_t first, uint64_t end);
+
+/* Reads on; *got is 0 at the end. BLOB_DAMAGED at the end of bytes that are not those written. */
+int blob_reader_read(blob_reader *self, void *data, size_t length, size_t *got);
+
+void blob_reader_close(blob_reader *self);
+
+/* Only what is known about an object. The caller frees *out. */
+int blob_head(const blob_store *store, const char *key, size_t length, blob_info *out);
+
+/* The same for an open file: what the listing uses. */
+int blob_info_read(int fd, blob_info *out);
+
+/* Removes an object; BLOB_ABSENT where there is none. */
+int blob_delete(const blob_store *store, const char *key, size_t length,
+                const blob_conditions *conditions);
+
+#endif
