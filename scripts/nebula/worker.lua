@@ -168,7 +168,8 @@ function Worker:run()
   look(self)
   local state = config.settings().state
   local flight <close> = Flight.open(self.db, self.id, state and state .. "/run")
-  self.flight, self.keeper = flight, Keeper.new(self)
+  local keeper <close> = Keeper.new(self)
+  self.flight, self.keeper = flight, keeper
   flight:recover(self)
 
   local stop_waking <close> = setmetatable({}, { __close = self.storage:on_push(function() self.pushed:notify() end) })

@@ -7,6 +7,7 @@ local check = require "nebula.check"
 local nebula = require "nebula"
 local outcome = require "nebula.jobs.outcome"
 local raise = require "nebula.raise"
+local renew = require "nebula.jobs.renew"
 local settle = require "nebula.jobs.settle"
 
 local claim = {}
@@ -33,22 +34,6 @@ local CLAIM = [[
     RETURNING *
   )
   SELECT * FROM claimed ORDER BY %s
-]]
-
-local HEARTBEAT = [[
-  WITH d AS (
-    SELECT j.id, g.progress
-    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $5::jsonb[]) AS g (job, token, worker, progress)
-    JOIN workflow_jobs j ON j.id = g.job AND j.status = 'running' AND j.token = g.token AND j.locked_by = g.worker
-    ORDER BY j.id
-    FOR UPDATE OF j
-  )
-  UPDATE workflow_jobs j
-  SET locked_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $4),
-    progress = coalesce(d.progress, j.progress)
-  FROM d
-  WHERE j.id = d.id
-  RETURNING j.id
 ]]
 
 ---@class nebula.Job
@@ -202,8 +187,8 @@ function claim.heartbeat_jobs(self, list, opts)
     progress[i] = type(given) == "table" and given.progress or nebula.null
   end
   local kept = {}
-  for _, row in ipairs(self.db:query(HEARTBEAT, ids, tokens, workers,
-    self.duration(what .. ": lease", opts.lease, DEFAULT_LEASE), progress)) do
+  for _, row in ipairs(self.db:query(renew.sql "$5", ids, tokens, workers, progress,
+    self.duration(what .. ": lease", opts.lease, DEFAULT_LEASE))) do
     kept[row.id] = true
   end
   local lost = {}

@@ -2,6 +2,7 @@
 -- in batches, and rescues the jobs whose worker has vanished.
 local nebula = require "nebula"
 local outcome = require "nebula.jobs.outcome"
+local renew = require "nebula.jobs.renew"
 local settle = require "nebula.jobs.settle"
 local Signal = require "nebula.worker.signal"
 
@@ -30,8 +31,15 @@ local EXPIRED_LEASES = EXPIRED:format "status = 'running' AND lease_until < now(
 ---@param worker nebula.Worker
 ---@return nebula.Keeper
 function Keeper.new(worker)
-  return setmetatable({ worker = worker, queue = {}, signal = Signal.new() }, Keeper)
+  local lease = worker.settings.lease
+  local beat = nebula.pg.heartbeat {
+    url = worker.storage.pool_options.url, columns = 4, interval = lease / 3,
+    sql = renew.sql(("%.3f"):format(lease)),
+  }
+  return setmetatable({ worker = worker, queue = {}, signal = Signal.new(), beat = beat }, Keeper)
 end
+
+function Keeper:__close() self.beat:close() end
 
 -- ---- the end of leased jobs ----
 
@@ -45,7 +53,7 @@ function Keeper:ended(run)
     self.queue[#self.queue + 1] = run
     self.signal:notify()
   else
-    worker.leased[run.job.id] = nil
+    self:drop(run)
     worker.freed:notify()
   end
 end
@@ -63,7 +71,7 @@ local function write(self)
     error(err, 0)
   end
   for _, run in ipairs(runs) do
-    worker.leased[run.job.id] = nil
+    self:drop(run)
     if not stood[run.job.id] then
       worker.counts.lost = worker.counts.lost + 1
       worker.log.warn("the claim had ended before the job did; its outcome was dropped", { job = run.job.id })
@@ -93,27 +101,37 @@ end
 
 -- ---- heartbeats ----
 
---- Body of a task: renews the leases, one statement a batch, on a connection of its own.
+--- The run is held by a lease from now on; or its progress, or the time it may take, has changed.
+---@param run nebula.Run
+function Keeper:hold(run)
+  local job = run.job
+  self.worker.leased[job.id] = run
+  local progress = job.progress and nebula.json.encode(job.progress)
+  local left = run.until_time and math.max(run.until_time - nebula.time.monotonic(), 0)
+  self.beat:set({ job.id, job.token, job.worker, progress }, left)
+end
+
+---@param run nebula.Run
+function Keeper:drop(run)
+  self.worker.leased[run.job.id] = nil
+  self.beat:remove(run.job.id)
+end
+
+--- Body of a task: ends the runs whose claim has ended, as the heartbeat's thread finds them. The
+--- leases themselves are renewed by that thread, also while a handler computes.
 function Keeper:heartbeats()
-  local worker = self.worker
-  local own = {}
-  for name, value in pairs(worker.storage.pool_options) do own[name] = value end
-  own.max_connections, own.min_connections = 1, 0
-  local db <close> = nebula.pg.connect(own)
-  local beat = { db = db, claims = {}, duration = worker.storage.duration }
+  local worker, told = self.worker, nil
   while true do
-    nebula.task.sleep(worker.settings.lease / 3)
-    local jobs = {}
-    for _, run in pairs(worker.leased) do jobs[#jobs + 1] = run.job end
-    local lost, err = try(worker.storage.heartbeat_jobs, beat, jobs, { lease = worker.settings.lease })
-    if err then
-      worker.log.warn("heartbeat failed", { error = err.message, jobs = #jobs })
-    else
-      for _, id in ipairs(lost) do
-        local run = worker.leased[id]
-        if run and not run.finished and not run.ended then run:abort "fenced" end
-      end
+    nebula.task.sleep(worker.settings.lease / 10)
+    for _, id in ipairs(self.beat:lost()) do
+      local run = worker.leased[id]
+      if run and not run.finished and not run.ended then run:abort "fenced" end
     end
+    local stats = self.beat:stats()
+    if stats.error and stats.error ~= told then
+      worker.log.warn("leases could not be renewed; it is tried again", { error = stats.error, jobs = stats.entries })
+    end
+    told = stats.error
   end
 end
 

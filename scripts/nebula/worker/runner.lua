@@ -61,7 +61,10 @@ local MEMBERS = {
   blobs = function(run) return run.worker.storage.blobs end,
   log = function(run) return nebula.log.with { job = run.job.id } end,
   progress = function(run)
-    return function(done, total, unit) run.job.progress = { done = done, total = total, unit = unit } end
+    return function(done, total, unit)
+      run.job.progress = { done = done, total = total, unit = unit }
+      if run.leased then run.worker.keeper:hold(run) end
+    end
   end,
   tx = function(run)
     return function(fn) return complete_within(run, fn) end
@@ -143,7 +146,11 @@ local function call(self)
   local payload = job.payload
   local handler = self.worker.handlers:get(type(payload) == "table" and payload.handler or nil)
   local ctx = setmetatable({ self }, CONTEXT)
-  if handler.deadline then return nebula.task.deadline(handler.deadline, handler.run, ctx, job) end
+  if handler.deadline then
+    self.until_time = self.started + handler.deadline -- no lease outlives it
+    if self.leased then self.worker.keeper:hold(self) end
+    return nebula.task.deadline(handler.deadline, handler.run, ctx, job)
+  end
   return handler.run(ctx, job)
 end
 
@@ -225,7 +232,8 @@ function Run:promoted(leased)
   self.leased, self.batch = leased, nil
   if leased then
     self.job.token, self.job.worker = self.job.token + 1, self.worker.id
-    self.worker.leased[self.job.id] = self
+    self.worker.keeper:hold(self)
+    if self.ended then self.worker.keeper:ended(self) end -- while the lease was being written
   end
   if self.lease_signal then self.lease_signal:notify() end
 end
