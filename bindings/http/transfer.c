@@ -320,8 +320,9 @@ static void explain(http_transfer *self, CURLcode code) {
   switch (response->outcome) {
   case HTTP_DONE: return;
   case HTTP_TOO_LARGE:
-    snprintf(limit, sizeof limit, "the answer is larger than the limit of %zu bytes",
-             self->request.max_bytes);
+    snprintf(limit, sizeof limit, "the answer's %s is larger than the limit of %zu bytes",
+             self->answered ? "body" : "head",
+             self->answered ? self->request.max_bytes : (size_t)HEADER_BYTES_MOST);
     why = limit;
     break;
   case HTTP_TIMED_OUT:

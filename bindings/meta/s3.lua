@@ -26,6 +26,7 @@ local s3 = {}
 ---@field profile? string of ~/.aws/credentials and ~/.aws/config (AWS_PROFILE, else default)
 ---@field path_style? boolean host/bucket/key instead of bucket.host/key; default: true where there is an endpoint
 ---@field unsigned_payload? boolean bodies are not hashed: for TLS connections (false)
+---@field trust_etag? boolean do not compare what get and reader read with an ETag that looks like an MD5 (false)
 ---@field attempts? integer at most, of one request (4)
 ---@field connect_timeout? number|string seconds (10)
 ---@field first_byte_timeout? number|string seconds, from the last byte sent (60)

@@ -2,6 +2,7 @@
  * sign, transfer, judge, wait. Each state ends in one callback; `begin_*` enters the next. */
 #include "s3/call.h"
 
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,7 @@ struct s3_call {
   bool delivered; /* bytes of a good answer have gone to push: no attempt may follow */
   bool reidentified, reclocked, relocated; /* each correction is tried once */
 
+  EVP_MD_CTX *digest; /* of the body, where its ETag is its MD5; else NULL */
   bytes body;
   s3_failure failure;
 };
@@ -96,11 +98,50 @@ static bool is_good(s3_call *self) {
   return http_transfer_response(self->transfer)->status / 100 == 2;
 }
 
+/* Of a whole object stored in one request, the ETag is the MD5, unless a key service encrypts it.
+ */
+static bool has_md5(const http_response *response, unsigned char md5[16]) {
+  const char *etag = http_headers_get(&response->headers, "etag");
+  const char *sse = http_headers_get(&response->headers, "x-amz-server-side-encryption");
+  const char *own_key = "x-amz-server-side-encryption-customer-algorithm";
+  if (response->status != 200 || etag == NULL || (sse != NULL && strcmp(sse, "AES256") != 0) ||
+      http_headers_get(&response->headers, own_key) != NULL)
+    return false;
+  if (*etag == '"') etag++;
+  size_t digits = strspn(etag, "0123456789abcdef");
+  if (digits != 32 || strcmp(etag + digits, "\"") != 0) return false;
+  for (int i = 0; i < 16; i++)
+    sscanf(etag + 2 * i, "%2hhx", &md5[i]);
+  return true;
+}
+
+static void begin_digest(s3_call *self) {
+  unsigned char md5[16];
+  EVP_MD_CTX_free(self->digest);
+  self->digest = NULL;
+  if (!self->request.verify || self->client->config.trust_etag ||
+      !has_md5(http_transfer_response(self->transfer), md5))
+    return;
+  self->digest = EVP_MD_CTX_new();
+  if (self->digest == NULL || EVP_DigestInit_ex(self->digest, EVP_md5(), NULL) == 1) return;
+  EVP_MD_CTX_free(self->digest);
+  self->digest = NULL;
+}
+
+static bool is_damaged(s3_call *self) {
+  unsigned char wanted[16], got[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  if (self->digest == NULL || !has_md5(http_transfer_response(self->transfer), wanted))
+    return false;
+  return EVP_DigestFinal_ex(self->digest, got, &size) != 1 || memcmp(wanted, got, 16) != 0;
+}
+
 static bool on_head(http_transfer *transfer, void *data) {
   s3_call *self = data;
   self->transfer = transfer;
   bytes_clear(&self->body);
   self->received = 0;
+  begin_digest(self);
   if (!is_good(self) || self->request.on_head == NULL) return true;
   return self->request.on_head(self, self->request.data);
 }
@@ -118,7 +159,10 @@ static http_take on_push(void *data, const char *piece, size_t length) {
     } else if (bytes_append(&self->body, piece, length)) {
       taken = HTTP_TAKEN;
     }
-    if (taken == HTTP_TAKEN) self->received += length;
+    if (taken == HTTP_TAKEN) {
+      self->received += length;
+      if (self->digest != NULL) EVP_DigestUpdate(self->digest, piece, length);
+    }
     return taken;
   }
   /* What an error says beyond this is not worth the memory. */
@@ -181,6 +225,14 @@ static void on_transfer(http_transfer *transfer, void *data) {
   s3_judge(&judged, http_transfer_response(transfer), &verdict);
   self->failure = verdict.failure;
   s3_failure *failure = &self->failure;
+  if (failure->kind == S3_WELL && is_damaged(self)) {
+    s3_failure_set(
+        failure, S3_REFUSED, "BadDigest",
+        "S3 %s \"%.100s\": the bytes are not those of the ETag: damaged on the way or in "
+        "the store (trust_etag turns this check off where ETags are no MD5)",
+        self->request.what, self->key == NULL ? "" : self->key);
+    failure->retryable = verdict.again = !self->delivered;
+  }
   if (self->over_limit)
     s3_failure_set(
         failure, S3_LIMIT, NULL,
@@ -199,6 +251,9 @@ static void on_transfer(http_transfer *transfer, void *data) {
   }
   if (self->request.once && verdict.again && !verdict.untouched) {
     failure->kind = S3_UNKNOWN;
+    size_t length = strlen(failure->message);
+    snprintf(failure->message + length, sizeof failure->message - length,
+             ": whether it was stored is not known: read it back");
     failure->retryable = false;
     verdict.again = false;
   }
@@ -383,6 +438,7 @@ void s3_call_free(s3_call *self) {
   s3_hash_cancel(self->hashing);
   loop_timer_stop(self->client->on, self->timer);
   http_transfer_free(self->transfer);
+  EVP_MD_CTX_free(self->digest);
   http_headers_free(&self->query);
   http_headers_free(&self->headers);
   bytes_free(&self->url);

@@ -29,6 +29,7 @@ typedef struct s3_call_request {
   http_push_fn *push;       /* takes the body of a good answer instead of s3_call_body */
   bool (*on_head)(s3_call *self, void *data); /* before a good answer's body; false aborts */
   bool once;       /* not to be repeated where the first may have had an effect */
+  bool verify;     /* the answer is an object: compare it with its ETag */
   bool check_body; /* a 200 may carry an <Error> (copy, complete) */
   double deadline; /* seconds; 0: the client's */
   void (*on_done)(s3_call *self, void *data);

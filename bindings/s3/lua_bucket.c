@@ -45,6 +45,7 @@ static void read_config(lua_State *L, s3_config *config) {
   config->path_style = config->endpoint != NULL;
   opt_boolean(L, 1, CONNECT, "path_style", &config->path_style);
   opt_boolean(L, 1, CONNECT, "unsigned_payload", &config->unsigned_payload);
+  opt_boolean(L, 1, CONNECT, "trust_etag", &config->trust_etag);
   lua_Integer attempts = ATTEMPTS;
   opt_integer(L, 1, CONNECT, "attempts", 1, 100, &attempts);
   config->attempts = (int)attempts;
@@ -61,23 +62,11 @@ static void read_config(lua_State *L, s3_config *config) {
 }
 
 static int lua_s3_connect(lua_State *L) {
-  static const char *const NAMES[] = {"endpoint",
-                                      "region",
-                                      "bucket",
-                                      "access_key_id",
-                                      "secret_access_key",
-                                      "session_token",
-                                      "profile",
-                                      "ca_file",
-                                      "proxy",
-                                      "path_style",
-                                      "unsigned_payload",
-                                      "attempts",
-                                      "connect_timeout",
-                                      "first_byte_timeout",
-                                      "stall_timeout",
-                                      "deadline",
-                                      NULL};
+  static const char *const NAMES[] = {
+      "endpoint",         "region",     "bucket",   "access_key_id",   "secret_access_key",
+      "session_token",    "profile",    "ca_file",  "proxy",           "path_style",
+      "unsigned_payload", "trust_etag", "attempts", "connect_timeout", "first_byte_timeout",
+      "stall_timeout",    "deadline",   NULL};
   lua_settop(L, 1);
   luaL_checktype(L, 1, LUA_TTABLE);
   opt_check(L, 1, CONNECT, NAMES);

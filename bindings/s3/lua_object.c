@@ -87,7 +87,7 @@ static int bucket_get(lua_State *L) {
                                       "max_bytes", "deadline",           NULL};
   static const char WHAT[] = "bucket:get";
   s3_client *client = lua_s3_client(L, BUCKET);
-  s3_call_request request = {.what = "get", .method = "GET"};
+  s3_call_request request = {.what = "get", .method = "GET", .verify = true};
   request.key = lua_s3_key(L, KEY, WHAT, &request.key_length);
   lua_s3_call *self = begin(L);
   opt_check(L, OPTIONS, WHAT, NAMES);

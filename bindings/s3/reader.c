@@ -94,6 +94,7 @@ static bool start(s3_reader *self) {
       .query = &self->query,
       .push = on_push,
       .on_head = on_head,
+      .verify = true,
       .deadline = self->options.deadline,
       .on_done = on_done,
       .data = self,
