@@ -100,12 +100,13 @@ end
 
 local function tids(list) return '{"' .. table.concat(list, '","') .. '"}' end
 
--- Sorts a batch's runs by what is to be written. What was not started is given up: its lock ends
--- with the transaction.
+-- Sorts a batch's runs by what is to be written. What has not started by now never will, unless all
+-- are leased: its lock ends with the transaction.
 local function sort_out(batch, all)
   local done, results, others, running, plain = {}, {}, {}, {}, true
-  local started = all and #batch.runs or batch.next - 1
-  for i = 1, started do
+  batch.started = all and #batch.runs or batch.next - 1
+  if not all then batch.next = #batch.runs + 1 end
+  for i = 1, batch.started do
     local run = batch.runs[i]
     local made = run.outcome
     if not run.ended then
@@ -161,7 +162,7 @@ end
 local function salvage(self, batch, why)
   local conn, worker = self.conn, self.worker
   conn:exec "ROLLBACK"
-  for i = 1, batch.next - 1 do
+  for i = 1, batch.started do
     local run = batch.runs[i]
     if run.ended and run.outcome then
       conn:exec "BEGIN"
@@ -199,7 +200,6 @@ local function exchange(self, n)
       salvage(self, batch, err)
       return nil
     end
-    if not batch.lease_all then batch.next = #batch.runs + 1 end
   end
   if plan then
     conn:exec(batch and "COMMIT AND CHAIN" or "BEGIN")

@@ -1,0 +1,123 @@
+-- Admin tasks: the frame, and the tasks that come with the host.
+local child = require "spec.support.child"
+local directory = require "spec.support.directory"
+local nebula = require "nebula"
+local postgres = require "spec.support.postgres"
+local storages = require "nebula.storage"
+local tasks = require "nebula.tasks"
+
+local PROGRAM = directory.build .. "/nebula"
+
+describe("admin tasks", function()
+  local storage, url
+
+  setup(function()
+    url = postgres.database()
+    storage = storages.with_pool_config(url, { max_size = 6 })
+    storage:run_migrations { log = function() end }
+  end)
+  teardown(function() storage:close() end)
+
+  before_each(function()
+    storage.db:exec "TRUNCATE workflow_jobs"
+    storage.db:exec [[
+      INSERT INTO workflow_jobs (payload, status, created_at)
+      SELECT '{"handler": "x"}', s, now() - interval '20 days'
+      FROM unnest(ARRAY['completed', 'cancelled', 'dead', 'pending']) s, generate_series(1, 300)
+    ]]
+  end)
+
+  local function nebula_task(args, stdin)
+    return child.run { file = PROGRAM, args = { "task", table.unpack(args) }, env = { DATABASE_URL = url }, stdin = stdin or "" }
+  end
+
+  local function count() return storage.db:value "SELECT count(*) FROM workflow_jobs" end
+
+  it("are listed with what they do", function()
+    local out = nebula_task {}
+    assert.equal(0, out.status)
+    assert.matches("prune%-jobs%s+Delete finished jobs past their retention", out.stdout)
+    assert.matches("execution%-stats", out.stdout)
+  end)
+
+  it("say beforehand what they would do, and change nothing then", function()
+    local out = nebula_task { "prune-jobs", "--older-than", "14d", "--dry-run", "--json" }
+    assert.equal(600, nebula.json.decode(out.stdout).would_delete)
+    assert.equal(1200, count())
+  end)
+
+  it("ask before they destroy, and are refused where nobody can be asked", function()
+    local out = nebula_task { "prune-jobs" }
+    assert.equal(2, out.status)
+    assert.matches("%-%-yes", out.stderr)
+    assert.equal(1200, count())
+  end)
+
+  it("delete in batches what the options name", function()
+    local out = nebula_task { "prune-jobs", "--status", "dead", "--older-than", "1d", "--yes", "--json" }
+    assert.equal(0, out.status)
+    assert.equal(300, nebula.json.decode(out.stdout).deleted)
+    assert.same({ deleted = 600 }, tasks.run(storage, "prune-jobs", { older_than = "14d" }))
+    assert.equal(300, count())
+  end)
+
+  it("check their options", function()
+    local out = nebula_task { "prune-jobs", "--status", "weird", "--yes" }
+    assert.equal(2, out.status)
+    assert.matches("completed, cancelled, failed, dead", out.stderr)
+    out = nebula_task { "prune-job" }
+    assert.equal(2, out.status)
+    assert.matches("did you mean prune%-jobs", out.stderr)
+  end)
+
+  it("run one at a time", function()
+    local task = { name = "exclusive", options = {}, run = function()
+      local _, err = nebula.try(tasks.run, storage, { name = "exclusive", options = {}, run = function() end })
+      return err and err.kind
+    end }
+    assert.equal("conflict", tasks.run(storage, task))
+    assert.is_nil(tasks.run(storage, { name = "exclusive", options = {}, run = function() end }))
+  end)
+
+  it("cannot write in a preview", function()
+    local _, err = nebula.try(tasks.preview, storage, { name = "writes", options = {},
+      preview = function(ctx) ctx.db:exec "DELETE FROM workflow_jobs" end }, {})
+    assert.equal("25006", err.code)
+    assert.equal(1200, count())
+  end)
+
+  it("keep a checkpoint, in the transaction of their work where they say so", function()
+    tasks.run(storage, { name = "points", options = {}, run = function(ctx)
+      assert.is_nil(ctx.checkpoint:load())
+      ctx.checkpoint:save { after = 7 }
+      nebula.try(ctx.db.transaction, ctx.db, function(tx)
+        ctx.checkpoint:save({ after = 8 }, tx)
+        error "rolled back"
+      end)
+    end })
+    local found = tasks.run(storage, { name = "points", options = {}, run = function(ctx)
+      local value = ctx.checkpoint:load()
+      ctx.checkpoint:save(nil)
+      return value
+    end })
+    assert.equal(7, found.after)
+  end)
+
+  it("tell how executions ended", function()
+    local workflow = storage:save_workflow { name = "stats", definition = {} }
+    local made = storage:create_executions { { workflow_id = workflow.id }, { workflow_id = workflow.id } }
+    storage:update_executions { { id = made[1].id, status = "running" }, { id = made[2].id, status = "failed" } }
+    storage:transition_execution(made[1].id, "completed")
+    local rows = tasks.run(storage, "execution-stats", { workflow = "stats" }).rows
+    assert.equal(2, #rows)
+    assert.equal("completed", rows[1].status)
+    assert.equal(1, rows[1].executions)
+  end)
+
+  it("are named where they are broken", function()
+    local path = directory.make("tasks") .. "/broken.lua"
+    nebula.fs.write(path, "return {\n run = = }")
+    local _, err = nebula.try(tasks.load, path)
+    assert.matches("broken%.lua:2:", err.message)
+  end)
+end)

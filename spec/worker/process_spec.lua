@@ -1,0 +1,170 @@
+-- The worker as a process: killed, stopped, drained.
+local child = require "spec.support.child"
+local directory = require "spec.support.directory"
+local nebula = require "nebula"
+local postgres = require "spec.support.postgres"
+local storages = require "nebula.storage"
+
+local PROGRAM = directory.build .. "/nebula"
+local LONG = 60 -- seconds that nothing here should take
+
+describe("nebula worker", function()
+  local storage, url, handlers, runtime
+  local started = {}
+
+  setup(function()
+    url = postgres.database()
+    storage = storages.with_pool_config(url, { max_size = 8 })
+    storage:run_migrations { log = function() end }
+    storage.db:exec "CREATE TABLE effects (job UUID, at TIMESTAMPTZ DEFAULT clock_timestamp())"
+    handlers, runtime = directory.make "handlers", directory.make "runtime"
+    local files = {
+      count = "return function(ctx, job) ctx.tx(function(tx) tx:exec('INSERT INTO effects (job) VALUES ($1)', job.id) end) end",
+      short = "return function() end",
+      nap = "return function() require('nebula').task.sleep(0.01) end",
+      forever = "return function(ctx, job) ctx.db:exec('INSERT INTO effects (job) VALUES ($1)', job.id) require('nebula').task.sleep(600) end",
+      second = "return function() require('nebula').task.sleep(1) end",
+      die = "return function(ctx, job) ctx.db:exec('INSERT INTO effects (job) VALUES ($1)', job.id) os.exit(9) end",
+    }
+    for name, text in pairs(files) do nebula.fs.write(("%s/%s.lua"):format(handlers, name), text) end
+  end)
+  teardown(function() storage:close() end)
+  before_each(function() storage.db:exec "TRUNCATE workflow_jobs, effects" end)
+  after_each(function()
+    for _, process in ipairs(started) do
+      if not process:wait(0) then process:kill(9) end
+      process:wait()
+    end
+    started = {}
+  end)
+
+  local function spawn(args)
+    local process = child.spawn {
+      file = PROGRAM, args = { "worker", "--handlers", handlers, table.unpack(args) },
+      env = { DATABASE_URL = url, XDG_RUNTIME_DIR = runtime, NEBULA_LOG = "error" }, stdout = "null", stderr = "stdout", stdin = "",
+    }
+    started[#started + 1] = process
+    return process
+  end
+
+  local function push(handler, count, fields)
+    local list = {}
+    for i = 1, count do
+      list[i] = { payload = { handler = handler } }
+      for name, value in pairs(fields or {}) do list[i][name] = value end
+    end
+    return storage:push_jobs(list)
+  end
+
+  local function count(where) return storage.db:value("SELECT count(*) FROM workflow_jobs WHERE " .. where) end
+
+  local function await(what, ready) return child.await(what, LONG, ready) end
+
+  it("loses nothing when it is killed in the middle, and does nothing twice", function()
+    push("count", 2000)
+    for _ = 1, 3 do
+      local before = count "status = 'completed'"
+      local process = spawn { "--lease", "1s", "--concurrency", "8" }
+      await("some jobs", function() return count "status = 'completed'" > before + 50 end)
+      process:kill(9)
+      process:wait()
+    end
+    local process = spawn { "--lease", "1s" }
+    await("every job", function() return count "status = 'completed'" == 2000 end)
+    process:kill(15)
+    assert.equal(0, process:wait().status)
+    assert.equal(2000, storage.db:value "SELECT count(*) FROM effects")
+    assert.equal(2000, storage.db:value "SELECT count(DISTINCT job) FROM effects")
+  end)
+
+  it("has its short jobs free again at once when it is killed", function()
+    push("nap", 500)
+    local process = spawn {}
+    await("a batch", function() return count "status = 'completed'" > 0 end)
+    process:kill(9)
+    process:wait()
+    local rest = count "status <> 'completed'"
+    await("the server to notice", function() return #storage:claim_jobs("other", 1000) > 0 or rest == 0 end)
+    assert.equal(rest, count "status = 'running'")
+  end)
+
+  it("ends a job that kills its process in the dead letter, and completes its neighbours", function()
+    local killer = push("die", 1, { max_retries = 2 })[1]
+    push("nap", 30)
+    for _ = 1, 10 do
+      local process = spawn { "--drain", "--lease", "2s", "--concurrency", "4" }
+      process:wait()
+      if count "status NOT IN ('completed', 'dead')" == 0 then break end
+    end
+    local row = storage:get_job(killer)
+    assert.equal("dead", row.status)
+    assert.matches("its worker died", row.error)
+    assert.equal(30, count "status = 'completed'")
+    assert.equal(3, storage.db:value("SELECT count(*) FROM effects WHERE job = $1", killer))
+  end)
+
+  it("drains when it is asked to end: what runs may finish, nothing new begins", function()
+    push("second", 3)
+    local process = spawn {}
+    await("a lease", function() return count "status = 'running'" == 3 end)
+    push("short", 5)
+    process:kill(15)
+    assert.equal(0, process:wait().status)
+    assert.equal(3, count "status = 'completed' AND payload ->> 'handler' = 'second'")
+    assert.equal(0, count "status = 'running'")
+  end)
+
+  it("gives running jobs back at the second signal, without counting an attempt", function()
+    local id = push("forever", 1)[1]
+    local process = spawn {}
+    await("a lease", function() return storage:get_job(id).status == "running" end)
+    process:kill(15)
+    process:kill(15)
+    await("its end", function() return process:wait(0) end)
+    local row = storage:get_job(id)
+    assert.equal("pending", row.status)
+    assert.equal(0, row.retry_count)
+  end)
+
+  it("is fenced when it was stopped past its lease, and the effect stands once", function()
+    push("count", 1)
+    push("second", 1)
+    local process = spawn { "--lease", "1s" }
+    await("a lease", function() return count "status = 'running'" > 0 end)
+    process:kill(19)
+    await("the end of the lease", function()
+      return storage.db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'running' AND lease_until < now()" > 0
+    end)
+    local other = spawn { "--lease", "1s", "--poll", "0.1" }
+    await("the rescue", function() return count "status = 'completed'" == 2 end)
+    process:kill(18)
+    process:kill(15)
+    process:wait()
+    other:kill(15)
+    other:wait()
+    assert.equal(2, count "status = 'completed'")
+    assert.equal(1, storage.db:value "SELECT count(*) FROM effects")
+  end)
+
+  it("says in one line what is wrong, with the right status", function()
+    local function run(env, ...)
+      return child.run { file = PROGRAM, args = { "worker", ... }, env = env, stdin = "", cwd = runtime }
+    end
+    local out = run({ DATABASE_URL = "" })
+    assert.equal(2, out.status)
+    assert.matches("DATABASE_URL", out.stderr)
+    out = run({ DATABASE_URL = "postgresql:///x?host=/nonexistent" })
+    assert.equal(1, out.status)
+    assert.matches("cannot connect", out.stderr)
+    out = run({ DATABASE_URL = url }, "--handlers", "/nonexistent")
+    assert.equal(2, out.status)
+    assert.matches("no such directory", out.stderr)
+    out = run({ DATABASE_URL = url }, "--policy", "nobody")
+    assert.equal(1, out.status)
+    assert.matches('no policy "nobody"', out.stderr)
+    nebula.fs.write(handlers .. "/bad-policy.lua", "return {\n claim = = }")
+    out = run({ DATABASE_URL = url }, "--policy", handlers .. "/bad-policy.lua")
+    assert.equal(1, out.status)
+    assert.matches("bad%-policy%.lua:2:", out.stderr)
+  end)
+end)
