@@ -52,7 +52,8 @@ static void answer_all(pg_conn *self, pg_outcome outcome, const char *message) {
 static void shut(pg_conn *self, pg_outcome outcome, const char *message) {
   self->state = PG_CONN_CLOSED;
   loop_timer_stop(self->loop, self->timer);
-  self->timer = NULL;
+  loop_timer_stop(self->loop, self->again);
+  self->timer = self->again = NULL;
   loop_defer_cancel(self->loop, &self->flush);
   pg_conn_unwatch(self);
   answer_all(self, outcome, message);
@@ -120,7 +121,9 @@ static naming name_statement(pg_conn *self, pg_request *r) {
   if (pg_prepared_find(self->prepared, s) != NULL) return NAMED;
   uint32_t evicted;
   if (pg_prepared_add(self->prepared, r->statement, &evicted) == NULL) return NO_MEMORY;
-  return evicted == 0 || send_deallocate(self, evicted) ? NEW : NO_MEMORY;
+  if (evicted != 0 && !send_deallocate(self, evicted)) return NO_MEMORY;
+  /* Tried again because its plan was stale: the server may still know it by this name. */
+  return !r->retried || send_deallocate(self, s->id) ? NEW : NO_MEMORY;
 }
 
 static int send_prelude(pg_conn *self, pg_request *r) {

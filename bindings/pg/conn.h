@@ -47,9 +47,9 @@ struct pg_conn {
   pg_queue sent, pending;
   pg_prepared *prepared; /* NULL where the statement cache is off */
   loop_deferred flush, reap;
-  loop_timer *timer;
-  char error[256]; /* why it failed */
-  char code[6];    /* SQLSTATE, where the server gave one */
+  loop_timer *timer, *again; /* of connecting or cancelling; of repeating a cancel */
+  char error[256];           /* why it failed */
+  char code[6];              /* SQLSTATE, where the server gave one */
 
   uv_getaddrinfo_t resolver;
   bool resolving;

@@ -33,6 +33,10 @@ static bool evicts(const char *code) {
 }
 
 static void note_error(pg_conn *self, pg_request *r, PGresult *result) {
+  if (r->fatal_seen) { /* what libpq makes of the end says less than the server's last word */
+    PQclear(result);
+    return;
+  }
   const char *code = sqlstate(result);
   /* 25006 from a transaction that was made read-only says nothing about the server. */
   if (evicts(code) && (strcmp(code, "25006") != 0 || !pg_pool_is_read_only(self->pool)))

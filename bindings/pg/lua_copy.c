@@ -153,12 +153,12 @@ static int go_on(lua_State *L, int status, lua_KContext context) {
   lua_pg_copy *self = lua_touserdata(L, COPY);
   pg_request *r = self->request;
   pg_request_release(r); /* the wait's */
-  if (r->finished && r->copy->length == 0) return finish(L, self);
   if (self->out && r->copy->in)
     err_raisef(L, ERR_VALIDATION, "database", "%s: this COPY reads data: use copy_in", self->call);
   if (!self->out && r->copy->started && !r->copy->in)
     err_raisef(L, ERR_VALIDATION, "database", "%s: this COPY writes data: use copy_out",
                self->call);
+  if (r->finished && r->copy->length == 0) return finish(L, self);
   return self->out ? lua_pg_copy_out_step(L, self) : lua_pg_copy_in_step(L, self);
 }
 

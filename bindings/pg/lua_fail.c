@@ -132,7 +132,7 @@ static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request
   }
 }
 
-void lua_pg_fail(lua_State *L, lua_pg_pool *pool, pg_request *request) {
+void lua_pg_push_failure(lua_State *L, lua_pg_pool *pool, pg_request *request) {
   if (request->result != NULL && PQresultStatus(request->result) == PGRES_FATAL_ERROR &&
       request->outcome == PG_OUTCOME_ERROR)
     push_server_error(L, request);
@@ -140,6 +140,10 @@ void lua_pg_fail(lua_State *L, lua_pg_pool *pool, pg_request *request) {
     push_outcome(L, pool, request);
   if (pool->decoding == request) pool->decoding = NULL;
   pg_request_release(request);
+}
+
+void lua_pg_fail(lua_State *L, lua_pg_pool *pool, pg_request *request) {
+  lua_pg_push_failure(L, pool, request);
   lua_error(L);
   __builtin_unreachable();
 }

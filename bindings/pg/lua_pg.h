@@ -105,6 +105,9 @@ int lua_pg_decode(lua_State *L, const PGresult *result, int shape);
 /* ---- lua_fail.c ---- */
 /* Releases the request and raises what became of it. */
 _Noreturn void lua_pg_fail(lua_State *L, lua_pg_pool *pool, pg_request *request);
+
+/* Releases the request and pushes what became of it. */
+void lua_pg_push_failure(lua_State *L, lua_pg_pool *pool, pg_request *request);
 _Noreturn void lua_pg_no_memory(lua_State *L);
 
 /* ---- lua_transaction.c ---- */

@@ -128,7 +128,7 @@ static void submit(lua_pg_pool *pool, lua_pg_session *session, pg_request *r) {
 
 /* Sends what the arguments ask for: first, where its types are not known, to learn them. */
 static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int shape,
-                 const char *call) {
+                 const char *call, bool resumed) {
   order o;
   read_order(L, pool, call, &o);
   if (session != NULL && pg_conn_is_streaming(lua_pg_session_conn(session)))
@@ -149,6 +149,7 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
   r->shape = shape;
   r->alone = s->scan.kind > PG_CLASS_WRITE || r->kind != PG_REQUEST_EXECUTE;
   r->unprepared = o.unprepared;
+  r->resumed = resumed;
   r->max_bytes = o.max_bytes;
   r->timeout = o.timeout;
   r->task = task_current_id(L);
@@ -177,9 +178,9 @@ static int again(lua_State *L, int shape) {
   const char *call = lua_tostring(L, lua_upvalueindex(2));
   if (lua_toboolean(L, lua_upvalueindex(3))) {
     lua_pg_session *session = lua_pg_check_session(L, 1, call);
-    return start(L, session->pool, session, shape, call);
+    return start(L, session->pool, session, shape, call, true);
   }
-  return start(L, lua_pg_check_pool(L, 1, call), NULL, shape, call);
+  return start(L, lua_pg_check_pool(L, 1, call), NULL, shape, call, true);
 }
 
 static int query_done(lua_State *L, int status, lua_KContext context) {
@@ -205,13 +206,13 @@ static int query_done(lua_State *L, int status, lua_KContext context) {
 int lua_pg_pool_query(lua_State *L) {
   const char *call = lua_tostring(L, lua_upvalueindex(2));
   lua_pg_pool *pool = lua_pg_check_pool(L, 1, call);
-  return start(L, pool, NULL, (int)lua_tointeger(L, lua_upvalueindex(1)), call);
+  return start(L, pool, NULL, (int)lua_tointeger(L, lua_upvalueindex(1)), call, false);
 }
 
 int lua_pg_session_query(lua_State *L) {
   const char *call = lua_tostring(L, lua_upvalueindex(2));
   lua_pg_session *session = lua_pg_check_session(L, 1, call);
-  return start(L, session->pool, session, (int)lua_tointeger(L, lua_upvalueindex(1)), call);
+  return start(L, session->pool, session, (int)lua_tointeger(L, lua_upvalueindex(1)), call, false);
 }
 
 int lua_pg_command(lua_State *L, lua_pg_session *session, const char *sql, const char *what,

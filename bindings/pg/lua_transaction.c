@@ -113,23 +113,6 @@ static int run_hooks(lua_State *L, int status, lua_KContext i) {
   return return_results(L);
 }
 
-static int committed(lua_State *L, int status, lua_KContext context) {
-  (void)status;
-  (void)context;
-  lua_pg_session *session = lua_touserdata(L, SESSION);
-  const char *tag = lua_pg_command_tag(L, session);
-  bool rolled_back = strcmp(tag, "ROLLBACK") == 0;
-  end_session(L);
-  if (rolled_back)
-    err_raise(L, &(err_info){.kind = ERR_DATABASE,
-                             .source = "database",
-                             .code = "25P02",
-                             .message = "the transaction was rolled back: a statement in it had "
-                                        "failed, and its error was caught; nest tx:transaction "
-                                        "around what may fail"});
-  return run_hooks(L, LUA_OK, 0);
-}
-
 static int released(lua_State *L, int status, lua_KContext context) {
   (void)status;
   (void)context;
@@ -170,13 +153,9 @@ static int rested(lua_State *L, int status, lua_KContext context) { // stack: ..
   return run(L);
 }
 
-static int rolled_back(lua_State *L, int status, lua_KContext context) { // stack: ..., error
-  (void)status;
-  (void)context;
+/* The transaction is undone, and why is on top. */
+static int rerun_or_raise(lua_State *L) {
   lua_pg_session *session = lua_touserdata(L, SESSION);
-  pg_request *r = session->command;
-  session->command = NULL;
-  pg_request_release(r);
   if (!worth_a_rerun(L, session) || lua_pg_session_conn(session) == NULL) {
     end_session(L);
     return lua_error(L);
@@ -188,6 +167,37 @@ static int rolled_back(lua_State *L, int status, lua_KContext context) { // stac
   session->pause =
       loop_timer_start(pg_pool_loop(session->pool->pool), seconds, on_pause_over, session);
   return task_wait(L, session->paused, abandon_pause, session, 0, rested);
+}
+
+static int rolled_back(lua_State *L, int status, lua_KContext context) { // stack: ..., error
+  (void)status;
+  (void)context;
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  pg_request_release(session->command);
+  session->command = NULL;
+  return rerun_or_raise(L);
+}
+
+static int committed(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  lua_pg_session *session = lua_touserdata(L, SESSION);
+  if (session->command->outcome == PG_OUTCOME_ERROR) { /* nothing of it stands */
+    lua_pg_push_failure(L, session->pool, session->command);
+    session->command = NULL;
+    return rerun_or_raise(L);
+  }
+  const char *tag = lua_pg_command_tag(L, session);
+  bool rolled_back = strcmp(tag, "ROLLBACK") == 0;
+  end_session(L);
+  if (rolled_back)
+    err_raise(L, &(err_info){.kind = ERR_DATABASE,
+                             .source = "database",
+                             .code = "25P02",
+                             .message = "the transaction was rolled back: a statement in it had "
+                                        "failed, and its error was caught; nest tx:transaction "
+                                        "around what may fail"});
+  return run_hooks(L, LUA_OK, 0);
 }
 
 /* The error on top is an interrupt of the task, which waits for nobody. */

@@ -23,7 +23,7 @@ static void push_float(lua_State *L, const char *text, size_t length) {
   if (lua_stringtonumber(L, text) == length + 1) {
     lua_Number value = lua_tonumber(L, -1);
     lua_pop(L, 1);
-    lua_pushnumber(L, value);
+    lua_pushnumber(L, value == 0 && *text == '-' ? -0.0 : value);
   } else if (*text == 'N') {
     lua_pushnumber(L, (lua_Number)NAN);
   } else {

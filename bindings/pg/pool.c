@@ -232,7 +232,8 @@ static void set_deadline(pg_pool *self, pg_request *r) {
 void pg_pool_submit(pg_pool *self, pg_request *request) {
   self->stats.requests++;
   set_deadline(self, request);
-  if (self->waiting.first == NULL && !self->closed && request->kind != PG_REQUEST_ACQUIRE) {
+  if ((self->waiting.first == NULL || request->resumed) && !self->closed &&
+      request->kind != PG_REQUEST_ACQUIRE) {
     pg_conn *conn = choose(self, request);
     if (conn != NULL) {
       place(self, conn, request);
@@ -241,7 +242,10 @@ void pg_pool_submit(pg_pool *self, pg_request *request) {
   }
   request->refs++;
   request->queued_ms = uv_now(&self->loop->uv);
-  pg_queue_push(&self->waiting, request);
+  if (request->resumed)
+    pg_queue_push_front(&self->waiting, request);
+  else
+    pg_queue_push(&self->waiting, request);
   if (request->alone) self->waiting_alone++;
   self->stats.waited++;
   /* The answer comes from the loop, never from inside this call. */
@@ -291,7 +295,7 @@ void pg_pool_holders(const pg_pool *self, char *text, size_t size) {
   uint64_t now = uv_now(&self->loop->uv);
   for (size_t i = 0; i < self->count && n + 1 < size; i++) {
     const pg_conn *c = self->conns[i];
-    if (!c->held) continue;
+    if (!c->held || c->rolling) continue;
     int more = snprintf(text + n, size - n, "%s%s for %.1f s", n > 0 ? ", " : "",
                         c->where[0] != '\0' ? c->where : "C", (double)(now - c->held_ms) / 1000);
     n += more > 0 ? (size_t)more : 0;

@@ -4,11 +4,15 @@
  * it is sent only for a connection that carries one caller's work, and that connection sends
  * nothing more until the request has been answered and its own results are in. The request is a
  * pg_cancel_backend on a connection apart, opened when it is first needed: libpq's PQcancel would
- * block the loop. Where no answer comes in time, the connection is closed instead. */
+ * block the loop. A cancel that arrives before its statement does is lost, so it is repeated until
+ * the results are in. Where no answer comes in time, the connection is closed instead. */
 #include "pg/pool_private.h"
 #include <stdio.h>
 
 #define CANCEL_SECONDS 5.0
+#define AGAIN_SECONDS 0.02
+
+static void send_cancel(pg_pool *self, pg_conn *conn);
 
 static pg_conn *find(const pg_pool *self, uint64_t serial) {
   for (size_t i = 0; i < self->count; i++)
@@ -20,8 +24,15 @@ void pg_pool_cancel_settle(pg_conn *conn) {
   if (!conn->cancelling || !conn->cancel_answered || conn->sent.count > 0) return;
   conn->cancelling = false;
   loop_timer_stop(conn->loop, conn->timer);
-  conn->timer = NULL;
+  loop_timer_stop(conn->loop, conn->again);
+  conn->timer = conn->again = NULL;
   pg_conn_advance(conn);
+}
+
+static void on_again(void *data) {
+  pg_conn *conn = data;
+  conn->again = NULL;
+  send_cancel(conn->pool, conn);
 }
 
 static void on_answer(pg_request *request) {
@@ -32,9 +43,12 @@ static void on_answer(pg_request *request) {
     return;
   }
   conn->cancel_answered = true;
-  bool was_quiet = conn->sent.count == 0;
+  if (conn->sent.count > 0) {
+    conn->again = loop_timer_start(conn->loop, AGAIN_SECONDS, on_again, conn);
+    return;
+  }
   pg_pool_cancel_settle(conn);
-  if (was_quiet && conn->state == PG_CONN_READY) conn->events->advanced(conn);
+  if (conn->state == PG_CONN_READY) conn->events->advanced(conn);
 }
 
 static void on_control_ready(pg_conn *conn) {
@@ -68,8 +82,7 @@ static void on_late(void *data) {
   pg_conn_close(conn, PG_OUTCOME_CLOSED, "its statement could not be cancelled in time");
 }
 
-void pg_pool_cancel(pg_pool *self, pg_conn *conn) {
-  if (conn->cancelling || conn->state != PG_CONN_READY || conn->sent.count == 0) return;
+static void send_cancel(pg_pool *self, pg_conn *conn) {
   char sql[64];
   snprintf(sql, sizeof sql, "SELECT pg_cancel_backend(%d)", PQbackendPID(conn->pg));
   pg_conn *over = control(self);
@@ -78,13 +91,18 @@ void pg_pool_cancel(pg_pool *self, pg_conn *conn) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "out of memory");
     return;
   }
-  conn->cancelling = true;
   conn->cancel_answered = false;
-  conn->timer = loop_timer_start(self->loop, CANCEL_SECONDS, on_late, conn);
-  if (conn->paused) pg_conn_resume(conn);
   r->abandoned = false;
   r->done = on_answer;
   r->tag[0] = conn->serial;
   pg_conn_send(over, r);
   pg_request_release(r);
+}
+
+void pg_pool_cancel(pg_pool *self, pg_conn *conn) {
+  if (conn->cancelling || conn->state != PG_CONN_READY || conn->sent.count == 0) return;
+  conn->cancelling = true;
+  conn->timer = loop_timer_start(self->loop, CANCEL_SECONDS, on_late, conn);
+  send_cancel(self, conn);
+  if (conn->paused) pg_conn_resume(conn);
 }

@@ -152,6 +152,7 @@ void pg_pool_give_back(pg_pool *self, pg_conn *conn) {
   conn->begin[0] = '\0';
   if (conn->held_by != NULL) *conn->held_by = NULL;
   conn->held_by = NULL;
+  conn->holder = 0;
   bool busy = !pg_conn_quiet(conn);
   if (busy) pg_pool_cancel(self, conn);
   if (conn->state != PG_CONN_READY) return;

@@ -61,6 +61,7 @@ struct pg_request {
   bool alone;       /* nothing is pipelined with it */
   bool streaming;   /* rows are handed over one by one: see pg_request_next_row */
   bool copied_rows; /* the caller's: a batch of a cursor */
+  bool resumed;     /* its caller has waited already, for the statement's types: goes first */
   bool unprepared;  /* sent as text: the caller said so */
   bool finished, abandoned, retried;
   bool fatal_seen; /* the server said why it ends the session */

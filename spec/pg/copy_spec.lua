@@ -1,0 +1,98 @@
+-- COPY in and out: formats, sources, sinks, args, failures on either side.
+local nebula = require "nebula"
+local postgres = require "spec.support.postgres"
+local pg = nebula.pg
+
+local function failure(fn, ...)
+  local value, err = nebula.try(fn, ...)
+  assert.is_nil(value)
+  return err
+end
+
+describe("pg copy", function()
+  local db
+
+  setup(function() db = pg.connect { url = postgres.database(), max_connections = 2 } end)
+  teardown(function() db:close() end)
+  before_each(function() db:exec "DROP TABLE IF EXISTS c; CREATE TABLE c (a int, b text, j jsonb)" end)
+
+  local function out(...)
+    local pieces = {}
+    local sql, options = ...
+    local count = db:copy_out(sql, function(piece) pieces[#pieces + 1] = piece end, options)
+    return table.concat(pieces), count
+  end
+
+  it("writes each format", function()
+    assert.equal("1\tx\n2\t\\N\n", out "SELECT * FROM (VALUES (1, 'x'), (2, NULL)) v")
+    assert.equal('1,"a,b"\n', out("SELECT 1, 'a,b'", { format = "csv" }))
+    assert.equal("PGCOPY\n\255\r\n\0", out("SELECT 1", { format = "binary" }):sub(1, 11))
+    assert.equal('{"a": "\\\\ \\n \\" \\t"}\nnull\n',
+      out("SELECT v::jsonb FROM (VALUES ('{\"a\":\"\\\\ \\n \\\" \\t\"}'), (NULL)) AS x(v)", { format = "ndjson" }))
+  end)
+
+  it("puts args into the query by their types", function()
+    local text, count = out("SELECT g FROM generate_series(1, $1) g WHERE g = ANY ($2) AND $3 = '$1 -- $2'",
+      { args = { 10, { 2, 3, 99 }, "$1 -- $2" } })
+    assert.equal("2\n3\n", text)
+    assert.equal(2, count)
+    assert.matches("has 1 parameter", failure(out, "SELECT $1::int", { args = { 1, 2 } }).message)
+  end)
+
+  it("reads text, rows, functions and readers", function()
+    assert.equal(1, db:copy_in("COPY c FROM STDIN", "1\tx\t{}\n"))
+    assert.equal(2, db:copy_in("COPY c FROM STDIN", { { 2, "tab\there\\", { k = "\n" } }, { 3 } }))
+    local i = 0
+    assert.equal(1000, db:copy_in("COPY c (a) FROM STDIN", function()
+      i = i + 1
+      if i <= 1000 then return (i + 10) .. "\n" end
+    end))
+    local pieces = { "5000,\"a", "\"\"b\"\n" }
+    assert.equal(1, db:copy_in("COPY c (a, b) FROM STDIN (FORMAT csv)",
+      { read = function() return table.remove(pieces, 1) end }))
+    assert.same({ a = 2, b = "tab\there\\", j = { k = "\n" } }, db:one "SELECT * FROM c WHERE a = 2")
+    assert.equal('a"b', db:value "SELECT b FROM c WHERE a = 5000")
+  end)
+
+  it("moves much with little memory", function()
+    local size, sink = 0, {}
+    function sink.write(_, piece) size = size + #piece end
+    collectgarbage()
+    local before = collectgarbage "count"
+    assert.equal(300000, db:copy_out("SELECT repeat('x', 99) FROM generate_series(1, 300000)", sink))
+    assert.equal(30000000, size)
+    collectgarbage()
+    assert.is_true(collectgarbage "count" - before < 8192)
+  end)
+
+  it("undoes what a failing source began, and goes on", function()
+    local err = failure(db.copy_in, db, "COPY c (a) FROM STDIN", function() error "source broke" end)
+    assert.matches("source broke", err.message)
+    assert.equal("22P02", failure(db.copy_in, db, "COPY c (a) FROM STDIN", "oops\n").code)
+    db:transaction(function(tx)
+      failure(tx.transaction, tx, function(inner)
+        local sent = false
+        inner:copy_in("COPY c (a) FROM STDIN", function()
+          if sent then error "source broke" end
+          sent = true
+          return "1\n"
+        end)
+      end)
+      tx:copy_in("COPY c (a) FROM STDIN", "2\n")
+    end)
+    assert.equal(2, db:value "SELECT sum(a) FROM c")
+  end)
+
+  it("goes on after a failing sink", function()
+    local err = failure(db.copy_out, db, "SELECT generate_series(1, 100000000) AS g", function() error "sink broke" end)
+    assert.matches("sink broke", err.message)
+    assert.equal(1, db:value "SELECT 1")
+  end)
+
+  it("refuses the wrong direction and the wrong place", function()
+    assert.matches("use copy_in", failure(db.copy_out, db, "COPY c FROM STDIN", print).message)
+    assert.matches("use copy_out", failure(db.copy_in, db, "COPY c TO STDOUT", "x").message)
+    assert.matches("copy_in or copy_out", failure(db.exec, db, "COPY c FROM STDIN").message)
+    assert.equal(1, db:value "SELECT 1")
+  end)
+end)
