@@ -52,7 +52,9 @@ describe("pg pool", function()
     local db <close> = connect { max_connections = 3 }
     local list = {}
     for i = 1, 20 do list[i] = i end
-    task.map(list, function() db:transaction(function(tx) tx:exec "SELECT pg_sleep(0.005)" end) end, { concurrency = 20 })
+    task.map(list, function()
+      db:transaction(function(tx) tx:exec "SELECT pg_sleep(0.005)" end)
+    end, { concurrency = 20 })
     assert.equal(3, db:stats().opened)
   end)
 
@@ -163,12 +165,12 @@ describe("pg pool", function()
   end)
 
   it("calls a lost answer to a write unknown, and to a commit too", function()
-    local db <close> = connect { max_connections = 2 }
     local server <close> = postgres.server()
     local own <close> = connect { url = server:url(), max_connections = 2 }
     own:exec "CREATE TABLE t (a int)"
     own:exec [[CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); RETURN NEW; END';
-      CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()]]
+      CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION slow()]]
     local writer = task.spawn(function() return failure(own.exec, own, "INSERT INTO t VALUES (1)") end)
     local committer = task.spawn(function()
       return failure(own.transaction, own, function(tx) tx:exec "INSERT INTO t VALUES (2)" end)

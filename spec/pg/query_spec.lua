@@ -65,8 +65,8 @@ describe("pg queries", function()
   end)
 
   it("refuses transaction control on a shared connection by name", function()
-    for _, sql in ipairs { "BEGIN", "commit", "/* x */ ROLLBACK", "START TRANSACTION", "SAVEPOINT a", "SELECT 1; COMMIT",
-      "PREPARE TRANSACTION 'x'", "END", "abort", "RELEASE a" } do
+    for _, sql in ipairs { "BEGIN", "commit", "/* x */ ROLLBACK", "START TRANSACTION", "SAVEPOINT a",
+      "SELECT 1; COMMIT", "PREPARE TRANSACTION 'x'", "END", "abort", "RELEASE a" } do
       local err = failure(db.exec, db, sql)
       assert.equal("validation", err.kind, sql)
       assert.matches("transaction", err.message)
@@ -178,7 +178,9 @@ describe("pg queries", function()
   it("streams inside a transaction without disturbing it", function()
     local sum = db:transaction(function(tx)
       local sum = 0
-      for row in tx:rows("SELECT g FROM generate_series(1, $1) g", 600) do sum = sum + tx:value("SELECT $1::int", row.g) end
+      for row in tx:rows("SELECT g FROM generate_series(1, $1) g", 600) do
+        sum = sum + tx:value("SELECT $1::int", row.g)
+      end
       for row in tx:rows "SELECT generate_series(1, 1000000000) AS g" do
         if row.g == 3 then break end
       end

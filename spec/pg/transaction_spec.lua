@@ -102,7 +102,8 @@ describe("pg transactions", function()
   end)
 
   it("takes its level and its mode", function()
-    local level = db:transaction(function(tx) return tx:value "SHOW transaction_isolation" end, { isolation = "serializable" })
+    local level = db:transaction(function(tx) return tx:value "SHOW transaction_isolation" end,
+      { isolation = "serializable" })
     assert.equal("serializable", level)
     local err = failure(db.transaction, db, function(tx) tx:exec "INSERT INTO t VALUES (1)" end, { read_only = true })
     assert.equal("25006", err.code)

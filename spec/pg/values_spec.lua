@@ -39,7 +39,8 @@ describe("pg values", function()
   end)
 
   it("takes back the times it gave", function()
-    for _, text in ipairs { "2026-11-22T17:58:03.123456Z", "infinity", "-infinity", "0044-03-15T00:00:00.000000Z BC" } do
+    for _, text in ipairs { "2026-11-22T17:58:03.123456Z", "infinity", "-infinity",
+      "0044-03-15T00:00:00.000000Z BC" } do
       assert.equal(text, db:value("SELECT $1::timestamptz", text))
     end
   end)
@@ -121,7 +122,8 @@ describe("pg values", function()
   end)
 
   it("stores hostile text verbatim, as parameter, literal, identifier and copied row", function()
-    local hostile = { "'; DROP TABLE x; --", "\\'; --", "$1", "$$; $$", "E'\\x41'", "\u{202e}", "a\nb\tc\r\\N", "%s", '"' }
+    local hostile = { "'; DROP TABLE x; --", "\\'; --", "$1", "$$; $$", "E'\\x41'", "\u{202e}",
+      "a\nb\tc\r\\N", "%s", '"' }
     db:exec "CREATE TABLE hostile (t text)"
     for _, text in ipairs(hostile) do
       assert.equal(text, db:value("SELECT $1::text", text))
