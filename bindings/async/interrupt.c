@@ -9,6 +9,7 @@
 #include "async/task_internal.h"
 
 #include <stddef.h>
+#include <lauxlib.h>
 #include "base/lua_error.h"
 
 /* ---- where an unwinding goes ---- */
@@ -89,29 +90,61 @@ static void cleanup_start(task *self) {
 
 /* ---- raising ---- */
 
-static _Noreturn void interrupt_raise(lua_State *L, const task *self) {
-  const boundary *to = self->target;
-  interrupt_reason why = to != NULL ? to->interrupted : self->cancelled;
+/* Pushes the error that unwinds to the boundary (NULL: the task's body). `instead` is the index of
+ * an error that took its place on the way, whose message becomes the detail; or 0. */
+static void interrupt_push(lua_State *L, task *self, const boundary *to, int instead) {
+  luaL_checkstack(L, 8, "error object");
+  const char *detail = NULL;
+  if (instead != 0) {
+    if (err_is(L, instead)) {
+      lua_getfield(L, instead, "message");
+    } else {
+      lua_pushvalue(L, instead);
+    }
+    if (lua_type(L, -1) == LUA_TSTRING) {
+      detail = lua_pushfstring(L, "its clean-up failed: %s", lua_tostring(L, -1));
+    }
+  }
   const char *late = "";
   if (self->expired) {
     late = lua_pushfstring(L, "; its clean-up took longer than %f s", CLEANUP_SECONDS);
   }
-  switch (why) {
+  err_info info = {.kind = ERR_CANCELLED, .detail = detail};
+  switch (to != NULL ? to->interrupted : self->cancelled) {
   case INTERRUPT_DEADLINE:
-    err_raise(L, &(err_info){.kind = ERR_TIMEOUT,
-                             .retryable = true,
-                             .message = lua_pushfstring(L, "the deadline of %f s has passed%s",
-                                                        to != NULL ? to->seconds : 0, late)});
+    info.kind = ERR_TIMEOUT;
+    info.retryable = true;
+    info.message =
+        lua_pushfstring(L, "the deadline of %f s has passed%s", to != NULL ? to->seconds : 0, late);
+    break;
   case INTERRUPT_SIBLING:
-    err_raisef(L, ERR_CANCELLED, NULL, "cancelled: another task of its scope failed%s", late);
+    info.message = lua_pushfstring(L, "cancelled: another task of its scope failed%s", late);
+    break;
   case INTERRUPT_DEADLOCK:
-    err_raisef(L, ERR_SCRIPT, NULL, "%s waits for ever: nothing is left that could end it",
-               self->wait.what);
-  case INTERRUPT_SIGNAL: err_raisef(L, ERR_CANCELLED, NULL, "interrupted%s", late);
+    info.kind = ERR_SCRIPT;
+    info.message =
+        lua_pushfstring(L, "%s waits for ever: nothing is left that could end it", self->wait.what);
+    break;
+  case INTERRUPT_SIGNAL: info.message = lua_pushfstring(L, "interrupted%s", late); break;
   case INTERRUPT_CANCEL:
-  case INTERRUPT_NONE: break;
+  case INTERRUPT_NONE: info.message = lua_pushfstring(L, "the task was cancelled%s", late); break;
   }
-  err_raisef(L, ERR_CANCELLED, NULL, "the task was cancelled%s", late);
+  err_push(L, &info);
+  self->raised = lua_topointer(L, -1);
+}
+
+static _Noreturn void interrupt_raise(lua_State *L, task *self) {
+  interrupt_push(L, self, self->target, 0);
+  lua_error(L);
+  __builtin_unreachable();
+}
+
+void task_keep_interrupt(lua_State *L, task *self, const boundary *to) {
+  if (lua_topointer(L, -1) == self->raised) return;
+  int other = lua_gettop(L);
+  interrupt_push(L, self, to, other);
+  lua_replace(L, other);
+  lua_settop(L, other);
 }
 
 void task_check_interrupt(lua_State *L, task *self) {
@@ -128,10 +161,10 @@ lua_KContext task_protect_enter(lua_State *L) {
 }
 
 void task_protect_caught(lua_State *L, lua_KContext serial) {
-  const task *self = task_of(L);
+  task *self = task_of(L);
   if (self != NULL && self->unwinding == UNWIND_RAISED &&
-      (uint64_t)serial <= self->raised_serial) {  /* else it is a call of the clean-up itself */
-    if (!err_is(L, -1)) interrupt_raise(L, self); /* something else was thrown on the way */
+      (uint64_t)serial <= self->raised_serial) { /* else it is a call of the clean-up itself */
+    task_keep_interrupt(L, self, self->target);
     lua_error(L);
   }
   const closing *close = closing_of(L);

@@ -136,6 +136,7 @@ static int deadline_done(lua_State *L, int status, lua_KContext serial) {
   bool ours = boundary_leave(self);
   if (succeeded(status)) return lua_gettop(L) - 2;
   if (!ours) task_protect_caught(L, serial);
+  if (ours) task_keep_interrupt(L, task_of(L), self);
   return lua_error(L);
 }
 

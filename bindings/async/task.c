@@ -322,6 +322,7 @@ static int body_done(lua_State *L, int status, lua_KContext context) {
   if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - 1;
   self->failed = true;
   self->cancelled_end = self->unwinding == UNWIND_RAISED && self->target == NULL;
+  if (self->cancelled_end) task_keep_interrupt(L, self, NULL);
   return 1;
 }
 

@@ -111,6 +111,7 @@ struct task {
   boundary *boundaries;       /* on its path, innermost first */
   boundary *target;           /* of the unwinding; NULL is the whole task */
   uint64_t raised_serial;     /* of the interrupt that unwinds; see task_protect_enter */
+  const void *raised;         /* the error that unwinds; compared, never followed */
   loop_timer *cleanup;
   uint64_t cleanup_due_ns; /* 0: no clean-up is under way */
 
@@ -192,6 +193,10 @@ int task_wait_shielded(lua_State *L, task_ticket ticket, task_abandon_fn *abando
  * the call. Serials grow with time, so a call inside was entered no later than the raise. */
 lua_KContext task_protect_enter(lua_State *L);
 void task_protect_caught(lua_State *L, lua_KContext serial);
+
+/* Puts the interrupt that unwinds to the boundary back in the place of an error on top of the stack
+ * that a clean-up raised on the way; that one becomes its detail. */
+void task_keep_interrupt(lua_State *L, task *self, const boundary *to);
 
 /* An interrupt is on its way through the coroutine that runs. */
 bool task_unwinds_through(const task *self);
