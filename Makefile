@@ -9,14 +9,13 @@ DESTDIR  ?=
 BUILD    := build$(if $(SANITIZE),/asan)
 
 PACKAGES := gcc libc6-dev make pkg-config lua5.4 liblua5.4-dev libuv1-dev libpq-dev postgresql-15 \
-  libcurl4-openssl-dev libssl-dev libexpat1-dev libzstd-dev zlib1g-dev libedit-dev lua-cjson-dev \
-  libmicrohttpd-dev
+  libcurl4-openssl-dev libssl-dev libexpat1-dev libzstd-dev zlib1g-dev libedit-dev lua-cjson-dev
 TEST_PACKAGES := lua-busted lua-check clang-format curl openssl \
   radosgw ceph-mon ceph-osd ceph-base ceph-common
 
 CC       := gcc
 LIBS     := lua5.4 libuv libpq libcurl libcrypto expat libzstd zlib
-HOSTLIBS := libedit lua5.4-cjson libmicrohttpd
+HOSTLIBS := libedit lua5.4-cjson
 WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Werror
 ifdef SANITIZE
 OPTIMIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
