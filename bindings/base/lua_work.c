@@ -11,18 +11,13 @@
 
 static const char BOX_TYPE[] = "nebula.work";
 
-static void work_free(lua_work *self) {
-  lua_work_release(self);
-  free(self);
-}
-
 static int box_collect(lua_State *L) {
   lua_work **box = lua_touserdata(L, 1);
   lua_work *self = *box;
   *box = NULL;
   if (self == NULL) return 0;
-  self->collected = true;
-  if (!self->in_flight) work_free(self);
+  self->box = NULL;
+  if (!self->in_flight) lua_work_release(self);
   return 0;
 }
 
@@ -38,6 +33,7 @@ void *lua_work_new(lua_State *L, size_t size, const lua_work_class *class) {
   lua_work *self = calloc(1, size);
   if (self == NULL) luaL_error(L, "not enough memory");
   self->class = class;
+  self->box = box;
   *box = self;
   return self;
 }
@@ -47,9 +43,9 @@ void lua_work_anchor(lua_State *L, int index) {
 }
 
 void lua_work_release(lua_work *self) {
-  const lua_work_class *class = self->class;
-  self->class = NULL;
-  if (class != NULL && class->destroy != NULL) class->destroy(self);
+  if (self->box != NULL) *self->box = NULL;
+  if (self->class->destroy != NULL) self->class->destroy(self);
+  free(self);
 }
 
 static void on_run(uv_work_t *request) {
@@ -63,9 +59,14 @@ static void on_done(uv_work_t *request, int status) {
   self->in_flight = false;
   if (self->class->ended != NULL) self->class->ended(self);
   task_wake(self->ticket);
-  lua_pushnil(self->main);
-  lua_rawsetp(self->main, LUA_REGISTRYINDEX, self);
-  if (self->collected) work_free(self);
+  lua_State *L = self->main;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, self);
+  lua_pushnil(L); // stack: box, nil
+  lua_setiuservalue(L, -2, 1);
+  lua_pop(L, 1);
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, self);
+  if (self->box == NULL) lua_work_release(self);
 }
 
 static void abandon(void *data) {

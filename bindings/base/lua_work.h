@@ -39,7 +39,8 @@ struct lua_work {
   uv_work_t request;
   task_ticket ticket;
   lua_State *main;
-  bool in_flight, collected;
+  lua_work **box; /* in the userdata; NULL once that is collected */
+  bool in_flight;
 };
 
 /* Pushes a new job of `size` bytes, whose first member is its lua_work. */
@@ -52,7 +53,7 @@ void lua_work_anchor(lua_State *L, int index);
  * that of the call. Raises what task_wait_begin raises. Use as `return lua_work_wait(...)`. */
 int lua_work_wait(lua_State *L, int index, lua_KFunction done);
 
-/* Calls destroy now, for a `done` that has used what the job held. */
+/* Frees the job now, for a `done` that has used what it held and does not touch it again. */
 void lua_work_release(lua_work *self);
 
 #endif

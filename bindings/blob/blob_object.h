@@ -108,7 +108,8 @@ int blob_head(const blob_store *store, const char *key, size_t length, blob_info
 /* The same for an open file: what the listing uses. */
 int blob_info_read(int fd, blob_info *out);
 
-/* Removes an object; BLOB_ABSENT where there is none. */
+/* Removes an object; BLOB_ABSENT where there is none. Not synced: after a power failure it may be
+ * back, which harms nobody who looks for what nothing refers to. */
 int blob_delete(const blob_store *store, const char *key, size_t length,
                 const blob_conditions *conditions);
 

@@ -230,11 +230,7 @@ int blob_delete(const blob_store *store, const char *key, size_t length,
       error = errno == ENOENT || errno == ENOTDIR ? BLOB_ABSENT : errno;
     (void)close(lock);
   }
-  if (error == 0) {
-    error = fs_sync_parent(path.data);
-    if (error == ENOENT) error = 0;
-    prune(store, path.data);
-  }
+  if (error == 0) prune(store, path.data);
   bytes_free(&path);
   return error;
 }

@@ -138,13 +138,16 @@ static int head_done(lua_State *L, int status, lua_KContext context) {
   if (absent(L, context)) return 1;
   blob_job *self = end(L, context);
   blob_push_info(L, self->key.text, self->key.length, &self->info);
+  lua_work_release(&self->base);
   return 1;
 }
 
 static int exists_done(lua_State *L, int status, lua_KContext context) {
   (void)status;
-  bool found = ((blob_job *)context)->error != BLOB_ABSENT;
+  blob_job *self = (blob_job *)context;
+  bool found = self->error != BLOB_ABSENT;
   if (found) (void)end(L, context);
+  lua_work_release(&self->base);
   lua_pushboolean(L, found);
   return 1;
 }
@@ -176,7 +179,7 @@ static void delete_run(lua_work *work) {
 
 static int delete_done(lua_State *L, int status, lua_KContext context) {
   (void)status;
-  (void)end(L, context);
+  lua_work_release(&end(L, context)->base);
   return 0;
 }
 

@@ -229,6 +229,7 @@ static int write_done(lua_State *L, int status, lua_KContext context) {
   stream_job *job = (stream_job *)context;
   if (job->stream->error != 0) put_store_first(L);
   check_stream(L, job->stream, WRITE.call);
+  lua_work_release(&job->base);
   lua_settop(L, 1);
   return 1;
 }
@@ -293,7 +294,9 @@ static int read_piece(lua_State *L) {
 
 static int piece_written(lua_State *L, int status, lua_KContext context) {
   (void)status;
-  check_stream(L, ((stream_job *)context)->stream, "store:put");
+  stream_job *job = (stream_job *)context;
+  check_stream(L, job->stream, "store:put");
+  lua_work_release(&job->base);
   return read_piece(L);
 }
 

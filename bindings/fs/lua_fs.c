@@ -183,6 +183,7 @@ static int stat_done(lua_State *L, int status, lua_KContext context) {
   (void)status;
   path_job *self = (path_job *)context;
   if (is_absent(self)) {
+    lua_work_release(&self->base);
     lua_pushnil(L);
     return 1;
   }
@@ -201,6 +202,7 @@ static int stat_done(lua_State *L, int status, lua_KContext context) {
   lua_setfield(L, -2, "uid");
   lua_pushinteger(L, info->st_gid);
   lua_setfield(L, -2, "gid");
+  lua_work_release(&self->base);
   return 1;
 }
 
@@ -219,6 +221,7 @@ static int exists_done(lua_State *L, int status, lua_KContext context) {
   path_job *self = (path_job *)context;
   if (!is_absent(self)) (void)path_end(L, context);
   lua_pushboolean(L, self->error == 0);
+  lua_work_release(&self->base);
   return 1;
 }
 
@@ -285,6 +288,7 @@ static int remove_done(lua_State *L, int status, lua_KContext context) {
   bool absent = is_absent(self);
   if (!absent) (void)path_end(L, context);
   lua_pushboolean(L, !absent);
+  lua_work_release(&self->base);
   return 1;
 }
 
