@@ -93,6 +93,38 @@ BENCH ?= spec/bench
 bench: all $(BUILD)/.test-packages ## ratios against peers, measured in the same run; BENCH=file runs one
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
 
+# libFuzzer wants clang. What a fuzzer has found grows in build/fuzz/NAME.corpus from run to run.
+FUZZ_SECONDS ?= 60
+FUZZ_PACKAGES := clang llvm
+FUZZERS  := $(patsubst spec/fuzz/%_fuzz.c,%,$(sort $(wildcard spec/fuzz/*_fuzz.c)))
+FUZZ_FLAGS = -std=c17 -D_GNU_SOURCE -g -O1 -fno-sanitize-recover=undefined -pthread -Ibindings $(PKGFLAGS)
+
+.PHONY: fuzz
+fuzz: $(FUZZERS:%=build/fuzz/%) ## every parser on random input, FUZZ_SECONDS (60) or a million inputs each; FUZZERS=name runs one
+	@for name in $(FUZZERS); do \
+	  echo "fuzzing $$name"; mkdir -p build/fuzz/$$name.corpus; \
+	  build/fuzz/$$name -runs=1000000 -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=1024 \
+	    -timeout=10 -print_final_stats=1 -verbosity=0 -artifact_prefix=build/fuzz/$$name- \
+	    build/fuzz/$$name.corpus || exit 1; \
+	done
+
+$(FUZZERS:%=build/fuzz/%): build/fuzz/%: spec/fuzz/%_fuzz.c build/fuzz/bindings.a
+	$(call say,ld,$@)clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $^ $(shell pkg-config --libs $(LIBS)) -lm
+
+build/fuzz/bindings.a: $(BINDINGS:%.c=build/fuzz/obj/%.o)
+	@rm -f $@
+	@ar rcs $@ $^
+
+build/fuzz/obj/%.o: %.c build/.fuzz-packages
+	@mkdir -p $(@D)
+	$(call say,cc,$<)clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined -MMD -MP -c -o $@ $<
+
+-include $(BINDINGS:%.c=build/fuzz/obj/%.d)
+
+build/.fuzz-packages: build/.packages
+	@$(call install_packages,$(FUZZ_PACKAGES))
+	@touch $@
+
 # Where each part goes; uninstall removes exactly these.
 BIN_DIR   = $(DESTDIR)$(PREFIX)/bin
 MODULE    = $(DESTDIR)$(PREFIX)/lib/lua/5.4/nebula.so
