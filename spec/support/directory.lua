@@ -16,7 +16,7 @@ local LONGEST_PATH = 107 - 20
 local PLACES = { lfs.currentdir() .. "/" .. directory.build .. "/spec", "/tmp" }
 local NAME = "nebula-servers-"
 
-local own -- the directory of this process, once it is made
+local own, outside -- the directories of this process, once they are made
 
 local function can_enter(path)
   if not child.is_root then return true end
@@ -73,10 +73,22 @@ function directory.make(name, user)
   return path
 end
 
+--- Makes an empty directory outside of the tree, in whose parents the program finds no project.
+---@param name string a path component, free in this process
+---@return string absolute path
+function directory.make_outside(name)
+  outside = "/tmp/" .. NAME .. child.pid
+  child.must { file = "mkdir", args = { "-p", "-m", "755", outside } }
+  local path = outside .. "/" .. name
+  child.must { file = "install", args = { "-d", "-m", "700", path } }
+  return path
+end
+
 --- Removes the files of all servers of this process; they must have ended.
 function directory.remove_own()
   if own then directory.remove(own) end
-  own = nil
+  if outside then directory.remove(outside) end
+  own, outside = nil, nil
 end
 
 return directory

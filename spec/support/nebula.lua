@@ -77,7 +77,7 @@ local scratches = 0
 ---@return string absolute path
 function nebula.scratch()
   scratches = scratches + 1
-  return directory.make("scratch-" .. scratches)
+  return directory.make_outside("scratch-" .. scratches)
 end
 
 --- Writes files below a directory: { ["policies/mine.lua"] = "return {}" }.
