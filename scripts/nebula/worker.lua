@@ -36,6 +36,8 @@ worker.OPTIONS = {
   drain = { default = false, help = "end when no job is due" },
 }
 
+local UNWIND_SECONDS = 5 -- for handlers that are ended to give back what they hold
+
 ---@class nebula.Worker
 ---@field id string UUID
 ---@field running integer handlers that run now
@@ -158,7 +160,11 @@ local function finish_leased(self)
   local rest = {}
   for _, run in pairs(self.leased) do rest[#rest + 1] = run end
   for _, run in ipairs(rest) do run:abort "released" end
-  self.keeper:flush()
+  local last = nebula.time.monotonic() + UNWIND_SECONDS
+  while next(self.leased) and nebula.time.monotonic() < last do
+    self.keeper:flush()
+    if next(self.leased) then self.freed:wait(0.05) end
+  end
 end
 
 --- Works until it is stopped (or, with `drain`, until no job is due). Raises where the database

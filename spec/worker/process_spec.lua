@@ -5,7 +5,7 @@ local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
 
-local PROGRAM = directory.build .. "/nebula"
+local PROGRAM = nebula.fs.realpath(directory.build .. "/nebula")
 local LONG = 60 -- seconds that nothing here should take
 
 describe("nebula worker", function()
@@ -24,7 +24,13 @@ describe("nebula worker", function()
       nap = "return function() require('nebula').task.sleep(0.01) end",
       forever = "return function(ctx, job) ctx.db:exec('INSERT INTO effects (job) VALUES ($1)', job.id) require('nebula').task.sleep(600) end",
       second = "return function() require('nebula').task.sleep(1) end",
-      die = "return function(ctx, job) ctx.db:exec('INSERT INTO effects (job) VALUES ($1)', job.id) os.exit(9) end",
+      die = [[
+        return function(ctx, job)
+          ctx.db:exec("INSERT INTO effects (job) VALUES ($1)", job.id)
+          local pid = io.open("/proc/self/stat"):read "n"
+          require("nebula.process").run { file = "kill", args = { "-9", tostring(math.tointeger(pid)) } }
+        end
+      ]],
     }
     for name, text in pairs(files) do nebula.fs.write(("%s/%s.lua"):format(handlers, name), text) end
   end)
@@ -119,7 +125,7 @@ describe("nebula worker", function()
     local process = spawn {}
     await("a lease", function() return storage:get_job(id).status == "running" end)
     process:kill(15)
-    process:kill(15)
+    process:kill(2)
     await("its end", function() return process:wait(0) end)
     local row = storage:get_job(id)
     assert.equal("pending", row.status)
