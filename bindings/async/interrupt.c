@@ -9,6 +9,7 @@
 #include "async/task_internal.h"
 
 #include <stddef.h>
+#include <string.h>
 #include <lauxlib.h>
 #include "base/lua_error.h"
 
@@ -283,6 +284,27 @@ static bool hook_look(scheduler *s, task *self) {
   return self->expired || self->unwinding == UNWIND_PENDING;
 }
 
+static bool in_close_handler(lua_State *L) {
+  lua_Debug frame;
+  for (int level = 0; lua_getstack(L, level, &frame); level++) {
+    lua_getinfo(L, "n", &frame);
+    if (frame.name != NULL && strcmp(frame.name, "close") == 0 &&
+        strcmp(frame.namewhat, "metamethod") == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/* A deadline that passes while a __close handler computes would end it half done, or before its
+ * first line. So the handler has a clean-up's time, as if the deadline had passed before it. */
+static bool hook_must_wait(lua_State *L, const task *self) {
+  const boundary *to = self->target;
+  if (to == NULL || to->due_ns == 0) return false;
+  if (uv_hrtime() >= to->due_ns + (uint64_t)(CLEANUP_SECONDS * 1e9)) return false;
+  return in_close_handler(L);
+}
+
 static void hook(lua_State *L, lua_Debug *where) {
   scheduler *s = task_scheduler(L);
   task *self = task_of(L);
@@ -304,7 +326,7 @@ static void hook(lua_State *L, lua_Debug *where) {
     lua_sethook(L, hook, LUA_MASKLINE, 0);
   } else {
     lua_sethook(L, NULL, 0, 0);
-    task_check_interrupt(L, self);
+    if (!hook_must_wait(L, self)) task_check_interrupt(L, self);
   }
 }
 

@@ -192,6 +192,23 @@ describe("a scope in a generator", function()
   end)
 end)
 
+describe("a deadline that passes while a <close> handler computes", function()
+  it("lets the handler end", function()
+    local log = {}
+    local _, err = nebula.try(task.deadline, 0.01, function()
+      do
+        local _ <close> = closing(function()
+          compute(0.15) -- longer than two ticks of the host
+          log[#log + 1] = "closed"
+        end)
+      end
+      compute(60)
+    end)
+    assert.equal("timeout", err.kind)
+    assert.same({ "closed" }, log)
+  end)
+end)
+
 describe("a deadline whose clean-up takes too long", function()
   it("ends at the deadline's boundary, as a timeout, and the task goes on", function()
     local _, err = nebula.try(task.deadline, 0.001, function()
