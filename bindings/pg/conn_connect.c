@@ -67,7 +67,6 @@ static void step(pg_conn *self) {
   case PGRES_POLLING_OK:
     PQsetnonblocking(self->pg, 1);
     PQsetErrorVerbosity(self->pg, PQERRORS_DEFAULT);
-    PQsetNoticeReceiver(self->pg, ignore_notice, NULL);
     loop_timer_stop(self->loop, self->timer);
     self->timer = NULL;
     if (!rewatch(self, UV_READABLE, on_ready)) break;
@@ -115,7 +114,10 @@ static void start(pg_conn *self) {
   self->pg = PQconnectStartParams(params.keywords, params.values, 0);
   pg_config_params_free(&params);
   free_addresses(self);
-  if (self->pg != NULL) PQsetErrorVerbosity(self->pg, PQERRORS_VERBOSE); /* to see the SQLSTATE */
+  if (self->pg != NULL) {
+    PQsetErrorVerbosity(self->pg, PQERRORS_VERBOSE); /* to see the SQLSTATE */
+    PQsetNoticeReceiver(self->pg, ignore_notice, NULL);
+  }
   if (self->pg == NULL)
     pg_conn_fail(self, "out of memory", NULL);
   else if (PQstatus(self->pg) == CONNECTION_BAD)
@@ -182,8 +184,9 @@ static void on_flush(void *data) {
   pg_conn *self = data;
   if (self->state != PG_CONN_READY) return;
   int left = PQflush(self->pg);
-  if (left < 0) {
-    /* The reason is read from the socket: what the server said before it closed. */
+  if (left < 0 || PQstatus(self->pg) == CONNECTION_BAD) {
+    /* Sending found the connection broken, and libpq may have closed the socket, which then never
+     * wakes us. What the server said before it closed is read first. */
     pg_conn_process(self);
     return;
   }

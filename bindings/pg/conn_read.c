@@ -192,7 +192,8 @@ static bool drain(pg_conn *self) {
     }
     take_result(self, r, result);
     if (self->state != PG_CONN_READY) return true;
-    if (PQstatus(self->pg) == CONNECTION_BAD) return false;
+    /* After a FATAL the session is over, whether its socket says so already or not. */
+    if (r->fatal_seen || PQstatus(self->pg) == CONNECTION_BAD) return false;
     pause_if_full(self, r);
   }
   if (self->state == PG_CONN_READY && self->sent.first != NULL) tell_reader(self->sent.first);

@@ -31,7 +31,9 @@ static bool is_final(const char *code) {
 }
 
 static void back_off(pg_pool *self) {
-  double seconds = 0.05 * (double)(1u << (self->failures < 7 ? self->failures : 7));
+  /* A server that ended this one session takes the next one at once. */
+  bool ended = strcmp(self->code, "57P01") == 0;
+  double seconds = 0.02 * (double)(1u << (ended ? 0 : self->failures < 8 ? self->failures : 8));
   if (seconds > 5) seconds = 5;
   seconds *= 0.75 + (double)(uv_hrtime() % 1000) / 2000;
   self->failures++;

@@ -144,7 +144,8 @@ describe("pg pool", function()
       scope:spawn(function()
         while not stop do
           killer:query [[SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.3]]
+            WHERE datname = current_database() AND pid <> pg_backend_pid()
+            ORDER BY random() LIMIT 1]]
           task.sleep(0.01)
         end
       end)
