@@ -184,8 +184,10 @@ local CHANGE = [[
     SET status = coalesce(g.status, e.status),
       state = coalesce(g.state, e.state),
       error = CASE WHEN g.clear THEN NULL ELSE coalesce(g.error, e.error) END,
-      started_at = CASE WHEN g.status = 'running' AND old.status = 'created' THEN clock_timestamp() ELSE e.started_at END,
-      completed_at = CASE WHEN g.status = ANY ($7::text[]) THEN coalesce(e.completed_at, clock_timestamp()) ELSE e.completed_at END,
+      started_at = CASE WHEN g.status = 'running' AND old.status = 'created' THEN clock_timestamp()
+        ELSE e.started_at END,
+      completed_at = CASE WHEN g.status = ANY ($7::text[]) THEN coalesce(e.completed_at, clock_timestamp())
+        ELSE e.completed_at END,
       updated_at = clock_timestamp()
     FROM given g JOIN old USING (id)
     WHERE e.id = g.id
@@ -220,7 +222,9 @@ local function change(db, what, list)
   end
   local result = db:one(CHANGE, ids, statuses, states, errors, clears, LEGAL, ENDED_LIST)
   if not result.id then return result.changed end
-  if not result.from_status then raise("not_found", "%s: there is no execution %s; nothing was changed", what, result.id) end
+  if not result.from_status then
+    raise("not_found", "%s: there is no execution %s; nothing was changed", what, result.id)
+  end
   raise("conflict", "%s: execution %s is %s and cannot become %s; nothing was changed", what, result.id,
     result.from_status, result.to_status)
 end
@@ -252,7 +256,8 @@ local TRANSITION = [[
     SET status = $2::text,
       state = coalesce($4::jsonb, e.state),
       error = coalesce($5::text, e.error),
-      started_at = CASE WHEN $2::text = 'running' AND old.status = 'created' THEN clock_timestamp() ELSE e.started_at END,
+      started_at = CASE WHEN $2::text = 'running' AND old.status = 'created' THEN clock_timestamp()
+        ELSE e.started_at END,
       completed_at = CASE WHEN $6::boolean THEN clock_timestamp() ELSE e.completed_at END,
       updated_at = clock_timestamp()
     FROM old

@@ -226,7 +226,8 @@ end
 --- Raises `config` where the directory is none.
 ---@param storage nebula.Storage
 ---@param directory string
----@return {jobs: integer, failed: integer, bytes: integer, seconds: number, verified: integer, blobs: string, problems: string[], stats: table}
+---@return {jobs: integer, failed: integer, bytes: integer, seconds: number, verified: integer, artifacts: integer,
+---  blobs: string, skipped: integer, unfinished: integer, problems: string[], stats: table}
 function inventory.run(storage, directory)
   local info = nebula.fs.stat(directory)
   if not info then raise("config", "%s: no such directory", directory) end

@@ -46,7 +46,8 @@ local HOLDER = [[
   SELECT a.pid, a.usename AS user, coalesce(host(a.client_addr), 'this machine') AS host,
     extract(epoch FROM now() - a.backend_start)::float8 AS seconds
   FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-  WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  WHERE l.locktype = 'advisory' AND l.granted
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (l.classid::bigint << 32 | l.objid::bigint) = ]] .. LOCK .. [[
 
   LIMIT 1
@@ -80,7 +81,9 @@ function migrate.series(path)
   local list = {}
   if own then list[1] = { name = "nebula", directory = own } end
   if project and project ~= own then list[#list + 1] = { name = "project", directory = project } end
-  if #list == 0 then fail("no migrations: the host's own are not beside its scripts, and ./migrations does not exist") end
+  if #list == 0 then
+    fail "no migrations: the host's own are not beside its scripts, and ./migrations does not exist"
+  end
   return list
 end
 
@@ -132,7 +135,8 @@ end
 --- Every migration with its state. Changes nothing.
 ---@param db nebula.pg.Pool
 ---@param opts? {path: string}
----@return {series: string, version: integer, name: string, state: "applied"|"pending"|"interrupted", applied_at: string?, applied_by: string?, duration_ms: integer?, summary: string?}[]
+---@return {series: string, version: integer, name: string, state: "applied"|"pending"|"interrupted",
+---  applied_at: string?, applied_by: string?, duration_ms: integer?, summary: string?}[]
 function migrate.status(db, opts)
   local rows = {}
   for i, entry in ipairs(collect(db, opts and opts.path)) do

@@ -221,7 +221,8 @@ function policy.from_source(name, path, source, values)
     if not FIELDS[field] then
       local names = {}
       for known in pairs(FIELDS) do names[#names + 1] = known end
-      fail(self, "it has a field %s, which none of a policy's is%s", tostring(field), options.did_you_mean(tostring(field), names))
+      fail(self, "it has a field %s, which none of a policy's is%s", tostring(field),
+        options.did_you_mean(tostring(field), names))
     end
   end
   self.summary, self.lane, self.functions = declared.summary, declared.lane, {}

@@ -14,7 +14,8 @@ local OPTIONS = {
 --- execution id. `tx` is the caller's transaction: the job then is there when it commits.
 ---@param handler string
 ---@param payload? table
----@param opts? {delay?: number|string, at?: number|string, priority?: integer, unique_key?: string, workflow_id?: string, execution_id?: string, max_retries?: integer, lane?: string, tx?: nebula.pg.Transaction}
+---@param opts? {delay?: number|string, at?: number|string, priority?: integer, unique_key?: string,
+---  workflow_id?: string, execution_id?: string, max_retries?: integer, lane?: string, tx?: nebula.pg.Connection}
 ---@return {id: string, duplicate?: boolean}
 function queue.push(handler, payload, opts)
   check.text("queue.push: handler", handler)

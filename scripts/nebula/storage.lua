@@ -127,7 +127,9 @@ end
 function Storage.duration(what, value, default)
   if value == nil then return default end
   local seconds = options.duration(value)
-  if not seconds then raise("validation", '%s wants a duration such as 30 or "1h30m", not %s', what, tostring(value)) end
+  if not seconds then
+    raise("validation", '%s wants a duration such as 30 or "1h30m", not %s', what, tostring(value))
+  end
   return seconds
 end
 

@@ -86,7 +86,9 @@ function tasks.load(name)
   if not chunk then raise("script", "%s", message) end
   local task, err = nebula.try(chunk)
   if err then raise("script", "%s: it failed while it was loaded: %s", path, err.message or tostring(err)) end
-  if type(task) ~= "table" or type(task.run) ~= "function" then raise("script", "%s: a task returns a table with `run`", path) end
+  if type(task) ~= "table" or type(task.run) ~= "function" then
+    raise("script", "%s: a task returns a table with `run`", path)
+  end
   for field, value in pairs(task) do
     if not FIELDS[field] then
       local names = {}
@@ -133,7 +135,9 @@ local function batches(progress, fn, opts)
   while true do
     local started = nebula.time.monotonic()
     local count = fn(limit)
-    if math.type(count) ~= "integer" then raise("script", "ctx.batches: the function returns how many rows it did, not %s", tostring(count)) end
+    if math.type(count) ~= "integer" then
+      raise("script", "ctx.batches: the function returns how many rows it did, not %s", tostring(count))
+    end
     if count == 0 then return total end
     local elapsed = nebula.time.monotonic() - started
     total = total + count
@@ -166,7 +170,8 @@ end
 -- ---- running ----
 
 local function try_lock(connection, task)
-  if connection:value("SELECT pg_try_advisory_lock(hashtextextended('nebula task ' || $1, 0))", task.name) then return end
+  if connection:value("SELECT pg_try_advisory_lock(hashtextextended('nebula task ' || $1, 0))",
+    task.name) then return end
   raise("conflict", "task %s is running already; one runs at a time", task.name)
 end
 

@@ -29,7 +29,8 @@ worker.OPTIONS = {
   connections = { default = 2, min = 1, max = 16, help = "connections that claim" },
   lease = { type = "duration", default = "30s", min = 1, help = "how long a claim lasts without a heartbeat" },
   shutdown_timeout = { type = "duration", default = "30s", help = "how long a stop waits for running jobs" },
-  poll = { type = "duration", default = "1s", min = 0.001, help = "longest wait between two looks into an empty queue" },
+  poll = { type = "duration", default = "1s", min = 0.001,
+    help = "longest wait between two looks into an empty queue" },
   batch = { default = 500, min = 1, max = 10000, help = "most jobs of one claim" },
   handlers = { type = "file", help = "directory of handlers, before the project's and the built-in ones" },
   policy = { help = "a policy's name or file, for this process alone" },
@@ -112,9 +113,15 @@ end
 
 --- Reads what a session needs to know of the database, and raises where it is not ready for us.
 local function look(self)
-  local ready = self.db:value "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('workflow_jobs') AND attname = 'lease_until'"
+  local ready = self.db:value [[
+    SELECT count(*)
+    FROM pg_attribute
+    WHERE attrelid = to_regclass('workflow_jobs')
+    AND attname = 'lease_until'
+  ]]
   if ready == 0 then
-    error(nebula.error { kind = "config", message = "the database has no job queue of this version: run `nebula migrate up`" }, 0)
+    error(nebula.error { kind = "config",
+      message = "the database has no job queue of this version: run `nebula migrate up`" }, 0)
   end
 end
 
@@ -178,7 +185,7 @@ function Worker:run()
   self.flight, self.keeper = flight, keeper
   flight:recover(self)
 
-  local stop_waking <close> = setmetatable({}, { __close = self.storage:on_push(function() self.pushed:notify() end) })
+  local _ <close> = setmetatable({}, { __close = self.storage:on_push(function() self.pushed:notify() end) })
   local background = {}
   local _ <close> = setmetatable({}, { __close = function()
     for _, task in ipairs(background) do task:cancel() end

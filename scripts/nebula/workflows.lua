@@ -68,9 +68,11 @@ end
 local function insert(db, id, name, version, definition, status)
   local row = db:one(INSERT, id, name, version, definition, status)
   if row then return row end
-  row = db:one("SELECT * FROM workflows WHERE name = $1 AND version = $2 AND definition = $3::jsonb", name, version, definition)
+  row = db:one("SELECT * FROM workflows WHERE name = $1 AND version = $2 AND definition = $3::jsonb", name, version,
+    definition)
   if row then return row end
-  raise("conflict", "save_workflow: %s version %d exists with another definition; leave the version out to get the next one",
+  raise("conflict",
+    "save_workflow: %s version %d exists with another definition; leave the version out to get the next one",
     name, version)
 end
 
@@ -78,7 +80,8 @@ end
 --- (saving the same definition under the same version again returns it). With an id: changes that
 --- row; where `updated_at` is given, only if nobody has changed it since.
 --- Raises `validation` and `conflict`.
----@param workflow {id?: string, name: string, version?: integer, definition: table, status?: string, updated_at?: string}
+---@param workflow {id?: string, name: string, version?: integer, definition: table, status?: string,
+---  updated_at?: string}
 ---@return nebula.Workflow
 function workflows.save_workflow(self, workflow)
   local what = "save_workflow"
@@ -95,7 +98,8 @@ function workflows.save_workflow(self, workflow)
   local row = self.db:one(UPDATE, id, name, version, definition, status, workflow.updated_at)
   if row then return row end
   if workflow.updated_at then
-    raise("conflict", "save_workflow: %s was changed by another since %s; read it again and repeat", id, workflow.updated_at)
+    raise("conflict", "save_workflow: %s was changed by another since %s; read it again and repeat", id,
+      workflow.updated_at)
   end
   return insert(self.db, id, name, version or 1, definition, status or "draft")
 end
@@ -119,7 +123,8 @@ local function page(self, what, given, conditions, args)
   if given.after then
     args.n = args.n + 1
     args[args.n] = check.id(what .. ": after", given.after)
-    conditions[#conditions + 1] = ("(name, version) > (SELECT name, version FROM workflows WHERE id = $%d)"):format(args.n)
+    conditions[#conditions + 1] = ("(name, version) > (SELECT name, version FROM workflows WHERE id = $%d)")
+      :format(args.n)
   end
   local sql = ("SELECT * FROM workflows %s ORDER BY name, version LIMIT %d"):format(filter.where(conditions),
     filter.limit(what, given))
@@ -127,7 +132,8 @@ local function page(self, what, given, conditions, args)
 end
 
 --- A page of workflows by name and version; `after` is the last row of the page before, or its id.
----@param given? {name?: string, version?: integer, status?: string|string[], deployed?: boolean, limit?: integer, after?: any}
+---@param given? {name?: string, version?: integer, status?: string|string[], deployed?: boolean, limit?: integer,
+---  after?: any}
 ---@return nebula.Workflow[]
 function workflows.list_workflows(self, given)
   given = filter.check("list_workflows", given, FILTERS)
@@ -163,7 +169,8 @@ local function lock_versions(tx, what, which)
   local by_name = type(which) == "table" and not which.id
   local rows
   if by_name then
-    rows = tx:query("SELECT * FROM workflows WHERE name = $1 ORDER BY version FOR UPDATE", check.text(what .. ": name", which.name))
+    rows = tx:query("SELECT * FROM workflows WHERE name = $1 ORDER BY version FOR UPDATE", check.text(what
+      .. ": name", which.name))
   else
     rows = tx:query([[
       SELECT * FROM workflows

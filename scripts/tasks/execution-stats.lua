@@ -1,17 +1,18 @@
 -- tasks/execution-stats.lua: nebula task execution-stats [--workflow NAME] [--since 1d]
 local STATS = [[
-  SELECT w.name AS workflow, e.status, count(*) AS executions,
-    round((percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM e.completed_at - e.created_at)))::numeric, 3)::float8
-      AS p50_seconds,
-    round((percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM e.completed_at - e.created_at)))::numeric, 3)::float8
-      AS p95_seconds,
-    max(e.completed_at) AS last
-  FROM executions e JOIN workflows w ON w.id = e.workflow_id
-  WHERE e.status IN ('completed', 'failed', 'cancelled', 'timed_out')
-  AND ($1::text IS NULL OR w.name = $1)
-  AND ($2::float8 IS NULL OR e.completed_at > now() - make_interval(secs => $2))
-  GROUP BY w.name, e.status
-  ORDER BY w.name, e.status
+  SELECT workflow, status, count(*) AS executions,
+    round(percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)::numeric, 3)::float8 AS p50_seconds,
+    round(percentile_cont(0.95) WITHIN GROUP (ORDER BY seconds)::numeric, 3)::float8 AS p95_seconds,
+    max(completed_at) AS last
+  FROM (
+    SELECT w.name AS workflow, e.status, e.completed_at, extract(epoch FROM e.completed_at - e.created_at) AS seconds
+    FROM executions e JOIN workflows w ON w.id = e.workflow_id
+    WHERE e.status IN ('completed', 'failed', 'cancelled', 'timed_out')
+    AND ($1::text IS NULL OR w.name = $1)
+    AND ($2::float8 IS NULL OR e.completed_at > now() - make_interval(secs => $2))
+  ) ended
+  GROUP BY workflow, status
+  ORDER BY workflow, status
 ]]
 
 return {

@@ -62,7 +62,10 @@ describe("nebula.migrate", function()
   it("runs the project's migrations after the host's, in the order of their versions", function()
     local path = project {
       ["V10__ten.sql"] = "INSERT INTO seen VALUES (10)",
-      ["V2__two.lua"] = 'return { up = { "INSERT INTO seen VALUES (2)", function(db) db:exec("INSERT INTO seen VALUES ($1)", 3) end } }',
+      ["V2__two.lua"] = [[return { up = {
+        "INSERT INTO seen VALUES (2)",
+        function(db) db:exec("INSERT INTO seen VALUES ($1)", 3) end,
+      } }]],
       ["V1__one.sql"] = "CREATE TABLE seen (n INTEGER); INSERT INTO seen VALUES (1)",
       ["README"] = "not a migration",
     }
@@ -89,7 +92,8 @@ describe("nebula.migrate", function()
     local status = migrate.status(db, { path = path })
     assert.equal("interrupted", status[#status].state)
     nebula.fs.write(path .. "/V1__steps.lua",
-      'return { transaction = false, up = { "CREATE TABLE steps (n INTEGER)", "CREATE INDEX CONCURRENTLY i ON steps (n)" } }')
+      [[return { transaction = false,
+        up = { "CREATE TABLE steps (n INTEGER)", "CREATE INDEX CONCURRENTLY i ON steps (n)" } }]])
     assert.equal("steps", up(path)[1].name)
     assert.equal("i", db:value "SELECT to_regclass('i')::text")
   end)

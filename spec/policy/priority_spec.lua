@@ -34,7 +34,9 @@ describe("nebula.policy", function()
   end)
 
   it("makes a plan's order SQL and bounds its limit", function()
-    local mine = of 'return { claim = function(ctx) return { order = { "scheduled_at asc", "workflow_id desc" }, limit = 3 } end }'
+    local mine = of [[return { claim = function(ctx)
+      return { order = { "scheduled_at asc", "workflow_id desc" }, limit = 3 }
+    end }]]
     assert.same({ order = "scheduled_at, workflow_id DESC", limit = 3 }, mine:plan(10))
     assert.same({ order = "scheduled_at, workflow_id DESC", limit = 2 }, mine:plan(2))
     assert.is_nil(of("return { claim = function() return nil end }"):plan(5))

@@ -66,7 +66,8 @@ describe("the queue", function()
     it("refuses what is no job, by the field's name", function()
       assert.matches("payload wants a JSON object", refused("validation", storage.push_job, storage, {}))
       assert.matches("payload", refused("validation", storage.push_job, storage, { payload = { f = print } }))
-      assert.matches("did you mean priority", refused("validation", storage.push_job, storage, { payload = {}, prioritiy = 1 }))
+      assert.matches("did you mean priority", refused("validation", storage.push_job, storage, { payload = {},
+        prioritiy = 1 }))
       assert.matches("delay", refused("validation", storage.push_job, storage, { payload = {}, delay = "soon" }))
     end)
   end)
@@ -102,7 +103,9 @@ describe("the queue", function()
     it("is fenced once its lease has passed to another, and then changes nothing", function()
       push {}
       local mine = storage:claim_job "slow"
-      storage.db:exec("UPDATE workflow_jobs SET status = 'pending', locked_by = NULL, lease_until = NULL WHERE id = $1", mine.id)
+      storage.db:exec([[
+        UPDATE workflow_jobs SET status = 'pending', locked_by = NULL, lease_until = NULL WHERE id = $1
+      ]], mine.id)
       local theirs = storage:claim_job "other"
       assert.equal(mine.id, theirs.id)
       assert.is_true(theirs.token > mine.token)
@@ -137,7 +140,9 @@ describe("the queue", function()
       local job = storage:claim_job("w", { lease = 60 })
       expire(job.id)
       assert.same({}, storage:heartbeat_jobs({ job }, { lease = 60 }))
-      assert.is_true(storage.db:value("SELECT lease_until > now() + interval '50 seconds' FROM workflow_jobs WHERE id = $1", job.id))
+      assert.is_true(storage.db:value([[
+        SELECT lease_until > now() + interval '50 seconds' FROM workflow_jobs WHERE id = $1
+      ]], job.id))
       storage:release_jobs { job }
       local row = storage:get_job(job.id)
       assert.equal("pending", row.status)
@@ -157,7 +162,9 @@ describe("the queue", function()
 
     it("does not touch what another engine holds", function()
       local id = push {}
-      storage.db:exec("UPDATE workflow_jobs SET status = 'running', locked_by = id, locked_at = now() WHERE id = $1", id)
+      storage.db:exec([[
+        UPDATE workflow_jobs SET status = 'running', locked_by = id, locked_at = now() WHERE id = $1
+      ]], id)
       assert.same({}, storage:claim_jobs("w", 5))
     end)
   end)

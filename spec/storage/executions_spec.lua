@@ -47,7 +47,8 @@ describe("executions", function()
 
   it("changes status along legal transitions alone, and keeps the history", function()
     local id = create().id
-    assert.matches("is created and cannot become completed", refused("conflict", storage.transition_execution, storage, id, "completed"))
+    assert.matches("is created and cannot become completed", refused("conflict", storage.transition_execution,
+      storage, id, "completed"))
     storage:transition_execution(id, "running")
     storage:transition_execution(id, "paused")
     refused("conflict", storage.transition_execution, storage, id, "running", { from = "running" })
@@ -57,7 +58,8 @@ describe("executions", function()
     assert.is_string(ended.completed_at)
     refused("conflict", storage.transition_execution, storage, id, "running")
     local steps = {}
-    for i, change in ipairs(storage:execution_history(id)) do steps[i] = change.from_status .. ">" .. change.to_status end
+    for i, change in ipairs(storage:execution_history(id)) do steps[i] = change.from_status .. ">"
+      .. change.to_status end
     assert.same({ "created>running", "running>paused", "paused>running", "running>failed" }, steps)
     refused("not_found", storage.transition_execution, storage, nebula.crypto.uuid_v7(), "running")
     assert.matches("did you mean running", refused("validation", storage.transition_execution, storage, id, "runing"))
@@ -107,7 +109,8 @@ describe("executions", function()
     local own = storage:save_workflow { name = "paged", definition = {} }
     for _ = 1, 5 do storage:create_execution { workflow_id = own.id } end
     local first = storage:list_executions { workflow_id = own.id, status = "created", limit = 3 }
-    local second = storage:list_executions { workflow_id = own.id, status = { "created" }, limit = 3, after = first[3].id }
+    local second = storage:list_executions { workflow_id = own.id, status = { "created" }, limit = 3,
+      after = first[3].id }
     assert.equal(3, #first)
     assert.equal(2, #second)
     assert.is_true(first[3].id > second[1].id)

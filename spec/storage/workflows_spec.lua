@@ -34,7 +34,8 @@ describe("workflows", function()
   it("saves the same version twice only with the same definition", function()
     local first = storage:save_workflow { name = "same", version = 1, definition = { a = { 1, 2 } } }
     assert.equal(first.id, storage:save_workflow { name = "same", version = 1, definition = { a = { 1, 2 } } }.id)
-    local message = refused("conflict", storage.save_workflow, storage, { name = "same", version = 1, definition = { a = 3 } })
+    local message = refused("conflict", storage.save_workflow, storage, { name = "same", version = 1,
+      definition = { a = 3 } })
     assert.matches("same version 1 exists", message)
   end)
 
@@ -64,7 +65,8 @@ describe("workflows", function()
     for i = 1, 5 do storage:save_workflow { name = "page" .. i, definition = {} } end
     local names, after = {}, nil
     repeat
-      local page = storage:list_workflows { name = { "page1", "page2", "page3", "page4", "page5" }, limit = 2, after = after }
+      local page = storage:list_workflows { name = { "page1", "page2", "page3", "page4", "page5" }, limit = 2,
+        after = after }
       for _, workflow in ipairs(page) do names[#names + 1] = workflow.name end
       after = page[#page]
     until #page < 2
@@ -92,12 +94,14 @@ describe("workflows", function()
 
   it("refuses what is no workflow, by the field's name", function()
     local save = storage.save_workflow
-    assert.matches("definition wants a JSON object", refused("validation", save, storage, { name = "x", definition = 7 }))
+    assert.matches("definition wants a JSON object", refused("validation", save, storage, { name = "x",
+      definition = 7 }))
     assert.matches("not an array", refused("validation", save, storage, { name = "x", definition = { 1, 2 } }))
     assert.matches("name wants text", refused("validation", save, storage, { definition = {} }))
     assert.matches("NUL", refused("validation", save, storage, { name = "x", definition = { a = "b\0c" } }))
     assert.matches("255", refused("validation", save, storage, { name = ("x"):rep(256), definition = {} }))
-    assert.matches("did you mean active", refused("validation", save, storage, { name = "x", definition = {}, status = "activ" }))
+    assert.matches("did you mean active", refused("validation", save, storage, { name = "x", definition = {},
+      status = "activ" }))
     assert.matches("did you mean definition", refused("validation", save, storage, { name = "x", definitions = {} }))
     assert.is_nil(storage:get_workflow { name = "x" })
   end)

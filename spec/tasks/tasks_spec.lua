@@ -28,7 +28,8 @@ describe("admin tasks", function()
   end)
 
   local function nebula_task(args, stdin)
-    return child.run { file = PROGRAM, args = { "task", table.unpack(args) }, env = { DATABASE_URL = url }, stdin = stdin or "" }
+    return child.run { file = PROGRAM, args = { "task", table.unpack(args) }, env = { DATABASE_URL = url },
+      stdin = stdin or "" }
   end
 
   local function count() return storage.db:value "SELECT count(*) FROM workflow_jobs" end

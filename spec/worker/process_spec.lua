@@ -19,10 +19,14 @@ describe("nebula worker", function()
     storage.db:exec "CREATE TABLE effects (job UUID, at TIMESTAMPTZ DEFAULT clock_timestamp())"
     handlers, runtime = directory.make "handlers", directory.make "runtime"
     local files = {
-      count = "return function(ctx, job) ctx.tx(function(tx) tx:exec('INSERT INTO effects (job) VALUES ($1)', job.id) end) end",
+      count = [[
+        return function(ctx, job)
+          ctx.tx(function(tx) tx:exec("INSERT INTO effects (job) VALUES ($1)", job.id) end)
+        end
+      ]],
       short = "return function() end",
       nap = "return function() require('nebula').task.sleep(0.01) end",
-      forever = "return function(ctx, job) ctx.db:exec('INSERT INTO effects (job) VALUES ($1)', job.id) require('nebula').task.sleep(600) end",
+      forever = "return function() require('nebula').task.sleep(600) end",
       second = "return function() require('nebula').task.sleep(1) end",
       die = [[
         return function(ctx, job)
@@ -47,7 +51,8 @@ describe("nebula worker", function()
   local function spawn(args)
     local process = child.spawn {
       file = PROGRAM, args = { "worker", "--handlers", handlers, table.unpack(args) },
-      env = { DATABASE_URL = url, XDG_RUNTIME_DIR = runtime, NEBULA_LOG = "error" }, stdout = "null", stderr = "stdout", stdin = "",
+      env = { DATABASE_URL = url, XDG_RUNTIME_DIR = runtime, NEBULA_LOG = "error" }, stdout = "null",
+        stderr = "stdout", stdin = "",
     }
     started[#started + 1] = process
     return process

@@ -49,7 +49,8 @@ describe("the worker", function()
     end)
     assert.equal(2000, counts.completed)
     assert.same({ completed = 2000 }, statuses())
-    assert.equal(2000, storage.db:value "SELECT count(*) FROM workflow_jobs WHERE (result ->> 'n')::int = 2 * (payload ->> 'n')::int")
+    assert.equal(2000,
+      storage.db:value "SELECT count(*) FROM workflow_jobs WHERE (result ->> 'n')::int = 2 * (payload ->> 'n')::int")
   end)
 
   it("writes one row version for a short job", function()
@@ -133,7 +134,10 @@ describe("the worker", function()
     local handlers = directory.make "shapes"
     nebula.fs.write(handlers .. "/bare.lua", "return function(ctx, job) return { got = job.payload.n } end")
     nebula.fs.write(handlers .. "/full.lua",
-      "return { summary = 's', deadline = '1m', run = function(ctx) ctx.progress(1, 2, 'x') return ctx.db:value 'SELECT 7' end }")
+      [[return { summary = "s", deadline = "1m", run = function(ctx)
+        ctx.progress(1, 2, "x")
+        return ctx.db:value "SELECT 7"
+      end }]])
     local bare = storage:push_job { payload = { handler = "bare", n = 5 } }.id
     local full = storage:push_job { payload = { handler = "full" } }.id
     workers.new(storage, { handlers = handlers, drain = true }):run()
@@ -161,7 +165,8 @@ describe("the worker", function()
     end)
     assert.equal(10, counts.completed)
     assert.equal(10, counts.dead)
-    assert.equal(10, storage.db:value "SELECT count(*) FROM effects e JOIN workflow_jobs j ON j.id = e.job AND j.status = 'completed'")
+    assert.equal(10,
+      storage.db:value "SELECT count(*) FROM effects e JOIN workflow_jobs j ON j.id = e.job AND j.status = 'completed'")
     assert.equal(10, storage.db:value "SELECT count(*) FROM effects")
     assert.equal(1, storage:get_job(ids[1]).result.n)
   end)

@@ -1,5 +1,6 @@
 -- cli/migrate.lua: `nebula migrate up|status`.
-local PATH = { path = { type = "file", short = "p", help = "the project's migrations (default: MIGRATION_PATH, ./migrations)" } }
+local PATH = { path = { type = "file", short = "p",
+  help = "the project's migrations (default: MIGRATION_PATH, ./migrations)" } }
 
 local function with(extra)
   local declared = {}
@@ -26,7 +27,8 @@ local function status(opts)
   if opts.json then
     print(nebula.json.encode(nebula.json.array(rows)))
   else
-    print(require("nebula.ui").table(rows, { columns = { "series", "version", "name", "state", "applied_at", "duration_ms" } }))
+    print(require("nebula.ui").table(rows, { columns = { "series", "version", "name", "state", "applied_at",
+      "duration_ms" } }))
   end
   if not opts.exit_code then return end
   for _, row in ipairs(rows) do

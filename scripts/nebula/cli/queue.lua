@@ -53,7 +53,8 @@ local function push(opts, args)
   return with_storage(function(storage, nebula)
     local payload = payload_of(nebula, args.payload)
     if type(payload) ~= "table" then
-      error(nebula.error { kind = "config", message = "the payload is a JSON object, such as '{\"invoice_id\": 7}'" }, 0)
+      error(nebula.error { kind = "config",
+        message = "the payload is a JSON object, such as '{\"invoice_id\": 7}'" }, 0)
     end
     payload.handler = args.handler
     local job = storage:push_job {

@@ -59,7 +59,9 @@ local function run(_, words)
   local declared = {}
   for name, option in pairs(task.options) do declared[name] = option end
   for name, option in pairs(COMMON) do
-    if task.options[name] then usage("%s: --%s is the frame's own option; rename it", task.path, (name:gsub("_", "-"))) end
+    if task.options[name] then
+      usage("%s: --%s is the frame's own option; rename it", task.path, (name:gsub("_", "-")))
+    end
     declared[name] = option
   end
   local opts, rest = nebula.try(options.parse, declared, table.move(words, 2, #words, 1, {}))

@@ -71,7 +71,8 @@ function claim.claim_jobs(self, worker_id, n, opts)
   local plan = self:policy():plan(n)
   if not plan then return {} end
   local sql = CLAIM:format(plan.order, plan.order)
-  local rows = self.db:query(sql, worker, self.duration(what .. ": lease", opts.lease, DEFAULT_LEASE), math.min(n, plan.limit))
+  local lease = self.duration(what .. ": lease", opts.lease, DEFAULT_LEASE)
+  local rows = self.db:query(sql, worker, lease, math.min(n, plan.limit))
   for _, job in ipairs(rows) do
     job.worker = worker
     self.claims[job.id] = job
@@ -112,8 +113,8 @@ local function finish(self, what, entries, db)
     for _, id in ipairs(missing) do self.claims[id] = nil end
     error(nebula.error {
       kind = "fenced",
-      message = ("%s: the claim of job %s has ended (its lease ran out, or it was cancelled); nothing was changed"):format(what,
-        missing[1]) .. (#missing > 1 and (" (%d of %d)"):format(#missing, #entries) or ""),
+      message = ("%s: the claim of job %s has ended (its lease ran out, or it was cancelled); nothing was changed%s")
+        :format(what, missing[1], #missing > 1 and (" (%d of %d)"):format(#missing, #entries) or ""),
       detail = #missing > 1 and table.concat(missing, "\n") or nil,
     }, 0)
   end
@@ -153,7 +154,8 @@ end
 function claim.fail_job(self, job, failure)
   local claimed = held(self, "fail_job", job)
   if claimed.retry_count == nil then
-    local row = self.db:one("SELECT retry_count, max_retries, payload FROM workflow_jobs WHERE id = $1", claimed.id) or {}
+    local row = self.db:one("SELECT retry_count, max_retries, payload FROM workflow_jobs WHERE id = $1", claimed.id)
+      or {}
     for name, value in pairs(row) do claimed[name] = value end
   end
   local made = outcome.failed(self:policy(), claimed, failure == nil and "no reason given" or failure, claimed.worker)

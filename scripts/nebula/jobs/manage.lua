@@ -29,7 +29,8 @@ end
 
 --- A page of jobs, the newest ids first; `after` is the last row of the page before, or its id.
 --- `error` is a LIKE pattern.
----@param given? table filters: id, status, workflow_id, execution_id, lane, priority, unique_key, handler, error; limit, after
+---@param given? table filters: id, status, workflow_id, execution_id, lane, priority, unique_key, handler, error;
+---  limit, after
 ---@return table[]
 function manage.list_jobs(self, given)
   local what = "list_jobs"
@@ -102,15 +103,19 @@ end
 -- Every count reads a partial index of the rows it counts, never the finished ones, and stops at $1.
 local STATS = [[
   SELECT
-    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'pending' AND scheduled_at <= now() LIMIT $1) s) AS due,
-    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'pending' AND scheduled_at > now() LIMIT $1) s) AS scheduled,
-    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'running' AND lease_until IS NOT NULL LIMIT $1) s) AS running,
+    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'pending'
+      AND scheduled_at <= now() LIMIT $1) s) AS due,
+    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'pending'
+      AND scheduled_at > now() LIMIT $1) s) AS scheduled,
+    (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'running'
+      AND lease_until IS NOT NULL LIMIT $1) s) AS running,
     (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'dead' LIMIT $1) s) AS dead,
     (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'failed' LIMIT $1) s) AS failed,
     (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'cancelled' LIMIT $1) s) AS cancelled,
     (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'workflow_jobs'::regclass) AS rows_estimated,
     (SELECT extract(epoch FROM now() - min(scheduled_at))::float8 FROM (
-      SELECT scheduled_at FROM workflow_jobs WHERE status = 'pending' AND scheduled_at <= now() LIMIT $1) s) AS oldest_wait
+      SELECT scheduled_at FROM workflow_jobs WHERE status = 'pending'
+        AND scheduled_at <= now() LIMIT $1) s) AS oldest_wait
 ]]
 local MOST_COUNTED = 100000
 

@@ -31,7 +31,8 @@ local FIELDS = {
 
 local PUSH = [[
   WITH pushed AS (
-    INSERT INTO workflow_jobs (id, workflow_id, execution_id, priority, scheduled_at, max_retries, payload, lane, unique_key)
+    INSERT INTO workflow_jobs (id, workflow_id, execution_id, priority, scheduled_at, max_retries, payload, lane,
+      unique_key)
     SELECT d.id, d.workflow_id, d.execution_id, d.priority,
       coalesce(d.at, now()) + make_interval(secs => d.delay), d.max_retries, d.payload, d.lane, d.unique_key
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::timestamptz[], $6::float8[], $7::int[], $8::jsonb[],
@@ -84,11 +85,14 @@ local function admitted(policy, what, job)
     workflow_id = job.workflow_id or ADHOC_ID, execution_id = job.execution_id, payload = job.payload,
     priority = job.priority or 0, unique_key = job.unique_key, max_retries = job.max_retries or 3, lane = job.lane,
   }
-  if answer == false then raise("policy", "%s: policy %s refuses the job: %s", what, policy.name, reason or "no reason given") end
+  if answer == false then
+    raise("policy", "%s: policy %s refuses the job: %s", what, policy.name, reason or "no reason given")
+  end
   if answer == nil then return job end
   local changed = {}
   for name, value in pairs(job) do changed[name] = value end
-  for name, value in pairs(check.fields("policy " .. policy.name .. ": admit", answer, FIELDS)) do changed[name] = value end
+  check.fields("policy " .. policy.name .. ": admit", answer, FIELDS)
+  for name, value in pairs(answer) do changed[name] = value end
   return changed
 end
 

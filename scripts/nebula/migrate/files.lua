@@ -30,7 +30,8 @@ local function check_step(path, field, value)
   local kind = type(value)
   if kind == "string" or kind == "function" then return { value } end
   if kind ~= "table" or #value == 0 then
-    fail("%s: %s is SQL, a function or a list of both, not %s", path, field, kind == "table" and "an empty table" or kind)
+    fail("%s: %s is SQL, a function or a list of both, not %s", path, field, kind == "table" and "an empty table"
+      or kind)
   end
   for i, step in ipairs(value) do
     if type(step) ~= "string" and type(step) ~= "function" then

@@ -39,7 +39,8 @@ end
 ---@return nebula.Flight
 function Flight.open(db, worker, directory)
   directory = directory or default_directory()
-  local self = setmetatable({ directory = directory, mark = database_mark(db), worker = worker, files = {}, last = {} }, Flight)
+  local self = setmetatable({ directory = directory, mark = database_mark(db), worker = worker, files = {},
+    last = {} }, Flight)
   local _, err = nebula.try(function()
     if not system.stat(directory) then system.mkdir(directory, tonumber("700", 8)) end
     self.lock_path = self:path(worker, "lock")
@@ -107,7 +108,9 @@ function Flight:recover(worker)
           end
         end
         local count = worker.keeper:rescue_dead(ids, dead)
-        if count > 0 then worker.log.warn("a worker died here; its jobs were rescued", { worker = dead, jobs = count }) end
+        if count > 0 then
+          worker.log.warn("a worker died here; its jobs were rescued", { worker = dead, jobs = count })
+        end
         for _, file in ipairs(files) do os.remove(file) end
         os.remove(path)
       end

@@ -75,7 +75,9 @@ local function checked(path, result)
   local handler = { run = result.run, summary = result.summary, options = result.options }
   if result.deadline ~= nil then
     handler.deadline = options.duration(result.deadline)
-    if not handler.deadline then raise("script", '%s: deadline %q is no duration such as "2m"', path, tostring(result.deadline)) end
+    if not handler.deadline then
+      raise("script", '%s: deadline %q is no duration such as "2m"', path, tostring(result.deadline))
+    end
   end
   return handler
 end
@@ -85,7 +87,8 @@ local function load_handler(self, name)
   if not name:find "^[%w_][%w_.-]*$" then raise("validation", "handler %q is no name of a handler", name) end
   local path, tried = self:find(name)
   if not path then
-    raise("not_found", "there is no handler %q: %s does not exist; --handlers DIR names another directory", name, tried[1])
+    raise("not_found", "there is no handler %q: %s does not exist; --handlers DIR names another directory", name,
+      tried[1])
   end
   local chunk, message = loadfile(path, "t")
   if not chunk then raise("script", "handler %s: %s", name, message) end

@@ -83,7 +83,9 @@ end
 --- Writes what is left, at the end of the worker. What cannot be written is rescued by others.
 function Keeper:flush()
   local _, err = try(write, self)
-  if err then self.worker.log.error("the last jobs could not be written", { error = err.message, jobs = #self.queue }) end
+  if err then
+    self.worker.log.error("the last jobs could not be written", { error = err.message, jobs = #self.queue })
+  end
 end
 
 --- Body of a task: writes the ends as they come.

@@ -115,7 +115,8 @@ end
 local function failed(self, raised)
   local worker = self.worker
   if self.finished then
-    worker.log.warn("handler failed after its transaction had completed the job", { job = self.job.id, error = tostring(raised) })
+    worker.log.warn("handler failed after its transaction had completed the job", { job = self.job.id,
+      error = tostring(raised) })
     return nil
   end
   if raised.kind == "fenced" then
@@ -124,7 +125,8 @@ local function failed(self, raised)
   end
   local made = outcome.failed(worker.policy, self.job, raised, worker.id, monotonic() - self.started)
   worker.log.warn(made.status == "dead" and "job is dead" or "job failed", {
-    job = self.job.id, handler = type(self.job.payload) == "table" and self.job.payload.handler or nil, error = raised.message or tostring(raised),
+    job = self.job.id, handler = type(self.job.payload) == "table" and self.job.payload.handler or nil,
+      error = raised.message or tostring(raised),
     retry_in = made.delay,
   })
   return made

@@ -46,6 +46,20 @@ local CLAIM = [[
   FOR UPDATE SKIP LOCKED
 ]]
 
+local ANY_SUSPECT = [[
+  SELECT EXISTS (SELECT FROM workflow_jobs WHERE status = 'pending' AND suspect AND scheduled_at <= now())
+]]
+
+-- A job of a batch whose transaction was rolled back, if nobody has it now.
+local STILL_PENDING = [[
+  SELECT ctid::text AS at
+  FROM workflow_jobs
+  WHERE id = $1
+  AND status = 'pending'
+  AND token = $2
+  FOR UPDATE SKIP LOCKED
+]]
+
 local CLAIM_SUSPECT = CLAIM:format("suspect", "scheduled_at")
 
 ---@param worker nebula.Worker
@@ -166,8 +180,7 @@ local function salvage(self, batch, why)
     local run = batch.runs[i]
     if run.ended and run.outcome then
       conn:exec "BEGIN"
-      local row = conn:one("SELECT ctid::text AS at FROM workflow_jobs WHERE id = $1 AND status = 'pending' AND token = $2 FOR UPDATE SKIP LOCKED",
-        run.job.id, run.job.token)
+      local row = conn:one(STILL_PENDING, run.job.id, run.job.token)
       if row then
         run.job.at = row.at
         local one = { runs = { run }, next = 2 }
@@ -305,9 +318,7 @@ local function look_for_suspects(self)
   local now = monotonic()
   if self.index > 1 or now < self.suspects_at then return end
   self.suspects_at = now + SUSPECT_SECONDS
-  if self.conn:value "SELECT EXISTS (SELECT FROM workflow_jobs WHERE status = 'pending' AND suspect AND scheduled_at <= now())" then
-    work_suspects(self)
-  end
+  if self.conn:value(ANY_SUSPECT) then work_suspects(self) end
 end
 
 -- Claims and works on one connection, until the worker stops or the connection is lost.
