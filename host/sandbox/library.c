@@ -30,6 +30,41 @@ static int safe_setmetatable(lua_State *L) {
   return 1;
 }
 
+static bool succeeded(int status) {
+  return status == LUA_OK || status == LUA_YIELD;
+}
+
+static int handler_done(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
+  lua_pushboolean(L, 0);
+  lua_replace(L, 1); // stack: false, what the handler returned
+  return lua_gettop(L);
+}
+
+static int xpcall_done(lua_State *L, int status, lua_KContext context) { // stack: handler, ...
+  (void)context;
+  if (succeeded(status)) {
+    lua_pushboolean(L, 1);
+    lua_replace(L, 1);
+    return lua_gettop(L);
+  }
+  lua_pushvalue(L, 1);
+  lua_insert(L, -2); // stack: handler, handler, error
+  lua_callk(L, 1, LUA_MULTRET, 0, handler_done);
+  return handler_done(L, LUA_OK, 0);
+}
+
+/* Stock xpcall runs the handler where the error is, inside the hook where that raised it: and there
+ * no hook runs, so that a handler could loop for ever. Here it runs after the call has unwound. */
+static int safe_xpcall(lua_State *L) { // stack: function, handler, arguments
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_pushvalue(L, 1);
+  lua_copy(L, 2, 1);
+  lua_replace(L, 2); // stack: handler, function, arguments
+  int status = lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, xpcall_done);
+  return xpcall_done(L, status, 0);
+}
+
 static int key_rank(lua_State *L, int index) {
   int type = lua_type(L, index);
   return type == LUA_TNUMBER ? 0 : type == LUA_TSTRING ? 1 : type == LUA_TBOOLEAN ? 2 : 3;
@@ -178,6 +213,8 @@ static void open_base(lua_State *L) {
   lua_setfield(L, -2, "setmetatable");
   lua_pushcfunction(L, sorted_pairs);
   lua_setfield(L, -2, "pairs");
+  lua_pushcfunction(L, safe_xpcall);
+  lua_setfield(L, -2, "xpcall");
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, LUA_GNAME);
   lua_rawseti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);

@@ -1,0 +1,168 @@
+-- The sandbox of policies: what it lets in and out, and that nothing inside outlives its limits.
+local core = require "nebula"
+local sandbox = require "nebula.sandbox"
+
+local function load(body, options) return sandbox.load("return {" .. body .. "}", "policies/spec.lua", options) end
+
+local function kind_of(body, options)
+  local box = load("f = function(...) " .. body .. " end", options)
+  local results = table.pack(core.try(box.call, box, "f"))
+  return results[2] and results[2].kind or "returned", results[2]
+end
+
+describe("a sandbox", function()
+  it("copies values in and out, nested and exact", function()
+    local box = load "echo = function(...) return ... end"
+    local value = { 1, 2.5, "x\0y", true, { deep = { [10] = math.maxinteger } } }
+    local back, second, third = box:call("echo", value, nil, false)
+    assert.same(value, back)
+    assert.is_nil(second)
+    assert.is_false(third)
+    assert.are_not.equal(value, back)
+  end)
+
+  it("describes what the source returned; functions in results can be called", function()
+    local box = load "lane = 'payload.tenant', claim = function(n) return { weight = function(k) return k * n end } end"
+    local described = box:describe()
+    assert.equal("payload.tenant", described.lane)
+    assert.equal(12, described.claim(3).weight(4))
+    assert.equal(12, box:call("claim", 3).weight(4))
+  end)
+
+  it("calls by path, and names what is not there", function()
+    local box = load "options = { cap = { check = function(x) return x > 1 end } }"
+    assert.is_true(box:call("options.cap.check", 2))
+    local _, err = core.try(box.call, box, "options.cup.check")
+    assert.truthy(err.message:find("options.cup.check", 1, true))
+  end)
+
+  it("lets in the host's listed functions alone", function()
+    local function date(zone) return { zone = zone, hour = 3 } end
+    local box = load("f = function(ctx) return ctx.date('Europe/Berlin').hour + date('x').hour end",
+      { functions = { date = date } })
+    assert.equal(6, box:call("f", { date = date }))
+    local _, err = core.try(box.call, box, "f", { date = print })
+    assert.equal("policy", err.kind)
+  end)
+
+  it("gives errors with file and line, those of the host's functions too", function()
+    local kind, err = kind_of "error('broken')"
+    assert.equal("policy", kind)
+    assert.equal("policies/spec.lua:1: broken", err.message)
+    local _, syntax = core.try(sandbox.load, "x = = 1", "policies/bad.lua")
+    assert.truthy(syntax.message:find("policies/bad.lua:1:", 1, true))
+    kind, err = kind_of("boom()", { functions = { boom = function() error "from outside" end } })
+    assert.equal("policy", kind)
+    assert.truthy(err.message:find("from outside", 1, true))
+  end)
+
+  it("loads another policy as a table, once", function()
+    local box = sandbox.load([[
+      local other = policy "other"
+      return { same = function() return other == policy "other" end, value = other.value }]], "main.lua", {
+      find = function(name) return name == "other" and "return { value = 7 }" or nil, "policies/other.lua" end,
+    })
+    assert.is_true(box:call "same")
+    assert.equal(7, box:describe().value)
+    local _, err = core.try(sandbox.load, "policy 'missing'", "main.lua", { find = function() end })
+    assert.truthy(err.message:find("missing", 1, true))
+    _, err = core.try(sandbox.load, "policy 'a'", "main.lua", { modules = { a = "return policy 'a'" } })
+    assert.truthy(err.message:find("loads itself", 1, true))
+  end)
+
+  it("has no way to the outside", function()
+    local box = load [[names = function()
+      local names = {}
+      for _, name in ipairs { "io", "os", "debug", "package", "require", "load", "loadstring", "dofile", "loadfile",
+        "collectgarbage", "print", "warn" } do
+        if _G[name] ~= nil then names[#names + 1] = name end
+      end
+      if string.dump then names[#names + 1] = "string.dump" end
+      if math.randomseed then names[#names + 1] = "math.randomseed" end
+      return names
+    end]]
+    assert.same({}, (box:call "names"))
+  end)
+
+  it("refuses finalizers", function() assert.equal("policy", (kind_of "setmetatable({}, { __gc = function() end })")) end)
+
+  it("ends every kind of endless work within its limits", function()
+    local works = {
+      loop = "while true do end",
+      swallowed = "while true do pcall(function() while true do end end) end",
+      xpcall = "while true do xpcall(function() while true do end end, function() while true do end end) end",
+      coroutines = [[while true do pcall(coroutine.wrap(function()
+        while true do pcall(function() while true do end end) end end)) end]],
+      close = [[local c <close> = setmetatable({}, { __close = function() while true do end end }) while true do end]],
+      tostring = "error(setmetatable({}, { __tostring = function() while true do end end }))",
+      backtracking = 'string.find(("a"):rep(40), ("a-"):rep(40) .. "b")',
+      gsub = 'string.gsub(("a"):rep(40), ("a*"):rep(40) .. "b", "")',
+      gmatch = 'for _ in string.gmatch(("a"):rep(40), ("a*"):rep(40) .. "b") do end',
+      move = "for i = 1, 1e9 do table.move({}, 1, 9000000, 2) end",
+      sort = "local t = {} for i = 1, 1e5 do t[i] = i end while true do table.sort(t) end",
+      rep = 'while true do local s = ("x"):rep(10000000) end',
+      recursion = "local function f() return (f()) end f()",
+      strings = 'local s = "x" while true do s = s .. s end',
+      tables = "local t = {} while true do t[#t + 1] = {} end",
+    }
+    for name, body in pairs(works) do
+      local kind = kind_of(body, { instructions = 2000000, memory = 8 << 20, seconds = 2 })
+      assert.equal("limit", kind, name)
+    end
+    for name, body in pairs {
+      move = "table.move({}, 1, 1e15, 2)",
+      insert = "table.insert(setmetatable({}, { __len = function() return 1e15 end }), 1, 5)",
+      rep = 'return ("x"):rep(1e12)',
+    } do
+      assert.are_not.equal("returned", (kind_of(body)), name)
+    end
+  end)
+
+  it("works again after a limit was hit", function()
+    local box = load("loop = function() while true do end end, one = function() return 1 end", { instructions = 100000 })
+    for _ = 1, 3 do
+      local _, err = core.try(box.call, box, "loop")
+      assert.equal("limit", err.kind)
+      assert.equal(1, box:call "one")
+    end
+  end)
+
+  it("is deterministic: seeded randomness, sorted pairs", function()
+    local source = [[draw = function()
+      local out = { math.random(1000), math.random(1000) }
+      local t = {}
+      for i = 1, 50 do t["key" .. i] = i end
+      for key in pairs(t) do out[#out + 1] = key end
+      return out
+    end]]
+    local one, two = load(source, { seed = 7 }), load(source, { seed = 7 })
+    local first = one:call "draw"
+    assert.same(first, (two:call "draw"))
+    one:seed(7)
+    assert.same(first, (one:call "draw"))
+    assert.are_not.same(first, (load(source, { seed = 8 }):call "draw"))
+  end)
+
+  it("matches patterns as Lua itself does", function()
+    local cases = {
+      { "find", "hello world", "o w" }, { "find", "a.b", ".", 1, true }, { "find", "abc", "b()" },
+      { "match", "key = value", "^(%w+)%s*=%s*(%w+)$" }, { "match", "  trim  ", "^%s*(.-)%s*$" },
+      { "match", "[[nested] x]", "%b[]" }, { "match", "THE (quick) fox", "%f[%a]%a+%f[%A]", 5 },
+      { "match", "2026-11-22", "(%d+)-(%d+)-(%d+)" }, { "match", "abcabc", "(abc)%1" },
+      { "gsub", "hello world", "(%w+)", "<%1>" }, { "gsub", "abc", "", "-" }, { "gsub", "abc", "%w", "%0%0", 2 },
+      { "gsub", "a,b", ",", { [","] = ";" } }, { "find", "abc", "[b-]" }, { "find", "a]c", "[]]" },
+      { "find", "a^c", "[%^]" }, { "match", "x", "x?x?x" }, { "find", "", "" }, { "find", "abc", "", 10 },
+      { "match", "abc", "a-$" }, { "gsub", "abc", "^a", "x" }, { "find", "a\0b", "%z" },
+      { "find", "abc", "[^%s]+", -2 },
+    }
+    local box = load "run = function(name, ...) return string[name](...) end"
+    for _, case in ipairs(cases) do
+      local mine = table.pack(box:call("run", table.unpack(case, 1, 5)))
+      local stock = table.pack(string[case[1]](table.unpack(case, 2, 5)))
+      assert.same(stock, mine, table.concat({ case[1], case[2], case[3] }, " "))
+    end
+    for _, pattern in ipairs { "[a", "%", "(", "%b", "%f", ")", "%1" } do
+      assert.equal("policy", (kind_of(("return ('x'):match %q"):format(pattern))), pattern)
+    end
+  end)
+end)
