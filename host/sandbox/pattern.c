@@ -57,6 +57,7 @@ static bool match_class(unsigned char c, unsigned char class) {
   case 'u': result = isupper(c) != 0; break;
   case 'w': result = isalnum(c) != 0; break;
   case 'x': result = isxdigit(c) != 0; break;
+  case 'z': result = c == 0; break; // deprecated, and still in 5.4
   default: return class == c;
   }
   return isupper(class) ? !result : result;

@@ -23,16 +23,20 @@ local function fail(message) error(nebula.error { kind = "validation", message =
 
 -- ---- names ----
 
+-- Insertions, deletions, substitutions and swapped neighbours between two names.
 local function distance(a, b)
-  local previous = {}
+  local before, previous = {}, {}
   for j = 0, #b do previous[j] = j end
   for i = 1, #a do
     local current = { [0] = i }
     for j = 1, #b do
       local same = a:byte(i) == b:byte(j)
       current[j] = math.min(previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (same and 0 or 1))
+      if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
+        current[j] = math.min(current[j], before[j - 2] + 1)
+      end
     end
-    previous = current
+    before, previous = previous, current
   end
   return previous[#b]
 end

@@ -54,7 +54,8 @@ describe("configuration", function()
 
   it("reads the environment over nebula.conf.lua over defaults", function()
     local _, settings = read({ DATABASE_MAX_CONNECTIONS = "7", S3_BUCKET = "from-environment" }, {
-      ["nebula.conf.lua"] = 'return { database = { max_size = 50, idle_timeout = "5m" }, s3 = { bucket = "from-file" } }',
+      ["nebula.conf.lua"] = [[
+        return { database = { max_size = 50, idle_timeout = "5m" }, s3 = { bucket = "from-file" } }]],
     })
     assert.equal(7, settings[1].max_connections)
     assert.equal(7, settings[1].min_connections)
@@ -68,7 +69,8 @@ describe("configuration", function()
   it("refuses a bad value by its name, with status 2 and without the secret", function()
     for name, value in pairs {
       DATABASE_URL = "my-secret-url", DATABASE_MAX_CONNECTIONS = "many", DATABASE_MIN_CONNECTIONS = "-1",
-      DATABASE_CONNECT_TIMEOUT_SECONDS = "0", DATABASE_IDLE_TIMEOUT_SECONDS = "x", DATABASE_MAX_LIFETIME_SECONDS = "-5",
+      DATABASE_CONNECT_TIMEOUT_SECONDS = "0", DATABASE_IDLE_TIMEOUT_SECONDS = "x",
+      DATABASE_MAX_LIFETIME_SECONDS = "-5",
       S3_ENDPOINT = "localhost:9000", S3_BUCKET = "no spaces here", S3_USE_PATH_STYLE = "perhaps",
       S3_SECRET_ACCESS_KEY = "my-secret key", ENABLE_STATEMENT_LOGGING = "sometimes",
     } do
@@ -88,7 +90,8 @@ describe("configuration", function()
 
   it("names an unknown section or option of nebula.conf.lua, and its syntax errors", function()
     for text, wanted in pairs {
-      ["return { workers = {} }"] = "did you mean worker?", ["return { s3 = { buckt = 'x' } }"] = "did you mean bucket?",
+      ["return { workers = {} }"] = "did you mean worker?",
+      ["return { s3 = { buckt = 'x' } }"] = "did you mean bucket?",
       ["return {"] = "nebula.conf.lua:1:", ["return 5"] = "returns no table",
     } do
       local answer = read({}, { ["nebula.conf.lua"] = text })

@@ -81,7 +81,7 @@ describe("nebula.args", function()
   end
 
   it("gives a script its options and arguments", function()
-    assert.equal("3600.0\tjobs\n", script("--older-than", "1h", "jobs").stdout)
+    assert.equal("3600\tjobs\n", script("--older-than", "1h", "jobs").stdout)
   end)
 
   it("prints help, and refuses mistakes with status 2", function()

@@ -17,7 +17,8 @@ describe("process.run", function()
   end)
 
   it("passes arguments, environment, directory and standard input as they are", function()
-    local answer = process.run { file = "sh", args = { "-c", 'printf "%s|" "$@" "$X"; pwd; cat', "sh", "a b", "$(c)", "" },
+    local answer = process.run { file = "sh",
+      args = { "-c", 'printf "%s|" "$@" "$X"; pwd; cat', "sh", "a b", "$(c)", "" },
       env = { X = "ä\n\"'" }, cwd = "/usr", stdin = ("x"):rep(300000) }
     assert.equal("a b|$(c)||ä\n\"'|/usr\n" .. ("x"):rep(300000), answer.stdout)
   end)
@@ -105,7 +106,7 @@ describe("process.spawn", function()
       if i == 3 then sleeper:kill "KILL" end
       return sleeper:wait(20).signal
     end)
-    assert.same({ 9, 9, 9 }, ends)
+    assert.same({ 9, 9, 9 }, table.move(ends, 1, 3, 1, {}))
   end)
 
   it("reads no further ahead than it must", function()

@@ -84,7 +84,9 @@ describe("a sandbox", function()
     assert.same({}, (box:call "names"))
   end)
 
-  it("refuses finalizers", function() assert.equal("policy", (kind_of "setmetatable({}, { __gc = function() end })")) end)
+  it("refuses finalizers", function()
+    assert.equal("policy", (kind_of "setmetatable({}, { __gc = function() end })"))
+  end)
 
   it("ends every kind of endless work within its limits", function()
     local works = {
@@ -119,7 +121,8 @@ describe("a sandbox", function()
   end)
 
   it("works again after a limit was hit", function()
-    local box = load("loop = function() while true do end end, one = function() return 1 end", { instructions = 100000 })
+    local box = load("loop = function() while true do end end, one = function() return 1 end",
+      { instructions = 100000 })
     for _ = 1, 3 do
       local _, err = core.try(box.call, box, "loop")
       assert.equal("limit", err.kind)
