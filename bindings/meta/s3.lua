@@ -161,7 +161,7 @@ function bucket:delete_many(keys, options) end
 ---@param from string
 ---@param to string
 ---@param options? nebula.s3.object_options|{from_bucket?: string, if_none_match?: string}
----@return {etag: string, last_modified: string, version?: string}
+---@return {etag: string, url: string, last_modified: string, version?: string}
 function bucket:copy(from, to, options) end
 
 ---@class nebula.s3.object

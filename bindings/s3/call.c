@@ -70,14 +70,17 @@ static void fail_memory(s3_call *self) {
 bool s3_url_append(bytes *out, const s3_client *client, const char *key, size_t key_length) {
   const s3_config *config = &client->config;
   const char *host = strstr(config->endpoint, "://") + 3;
-  if (config->path_style) {
+  /* A wildcard certificate covers one label: a bucket with dots goes into the path. */
+  bool dotted = strchr(config->bucket, '.') != NULL && host - config->endpoint == 8;
+  bool in_path = config->path_style || dotted;
+  if (in_path) {
     bytes_format(out, "%s/", config->endpoint);
     uri_encode(out, config->bucket, strlen(config->bucket), false);
   } else {
     bytes_append(out, config->endpoint, (size_t)(host - config->endpoint));
     bytes_format(out, "%s.%s", config->bucket, host);
   }
-  if (key != NULL || !config->path_style) bytes_append_char(out, '/');
+  if (key != NULL || !in_path) bytes_append_char(out, '/');
   if (key != NULL) uri_encode(out, key, key_length, true);
   return !out->failed;
 }

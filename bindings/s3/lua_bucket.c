@@ -100,6 +100,20 @@ static int bucket_exists_done(lua_State *L, int status, lua_KContext context) {
   return 1;
 }
 
+/* AWS makes a bucket in the region that the body names; other servers know their own. Anchors the
+ * body on the stack. */
+static void add_location(lua_State *L, const s3_client *client, s3_call_request *request) {
+  bool names = strstr(client->config.endpoint, ".amazonaws.com") != NULL &&
+               strcmp(client->config.region, "us-east-1") != 0;
+  request->body = "";
+  if (!names) return;
+  request->body = lua_pushfstring(L,
+                                  "<CreateBucketConfiguration><LocationConstraint>%s"
+                                  "</LocationConstraint></CreateBucketConfiguration>",
+                                  client->config.region);
+  request->body_length = strlen(request->body);
+}
+
 static int whole(lua_State *L, const char *what, const char *method, lua_KFunction done) {
   static const char *const NAMES[] = {"deadline", NULL};
   char call[64];
@@ -109,8 +123,8 @@ static int whole(lua_State *L, const char *what, const char *method, lua_KFuncti
   opt_check(L, 2, call, NAMES);
   s3_call_request request = {.what = what, .method = method};
   opt_duration(L, 2, call, "deadline", &request.deadline);
-  if (strcmp(method, "PUT") == 0) request.body = "";
   lua_s3_call *self = lua_s3_call_new(L); // stack: bucket, options, call
+  if (strcmp(method, "PUT") == 0) add_location(L, client, &request);
   return lua_s3_call_wait(L, self, client, &request, 3, done);
 }
 
@@ -148,12 +162,14 @@ static int bucket_tostring(lua_State *L) {
 }
 
 void lua_s3_push_stored(lua_State *L, const s3_client *client, const char *key, size_t length,
-                        const char *etag, const char *version, size_t size) {
+                        const char *etag, const char *version, int64_t size) {
   lua_createtable(L, 0, 4);
   lua_s3_set_etag(L, etag);
   lua_s3_set(L, "version", version);
-  lua_pushinteger(L, (lua_Integer)size);
-  lua_setfield(L, -2, "size");
+  if (size >= 0) {
+    lua_pushinteger(L, size);
+    lua_setfield(L, -2, "size");
+  }
   push_url(L, client, key, length);
   lua_setfield(L, -2, "url");
 }

@@ -59,9 +59,10 @@ void lua_s3_set_etag(lua_State *L, const char *value);
 /* Pushes the table that describes an object, out of its answer's headers. */
 void lua_s3_push_info(lua_State *L, const http_headers *headers, const char *key, size_t length);
 
-/* Pushes { etag=, url=, version=, size= }, what every way to store an object returns. */
+/* Pushes { etag=, url=, version=, size= }, what every way to store an object returns; a negative
+ * size is left out. */
 void lua_s3_push_stored(lua_State *L, const s3_client *client, const char *key, size_t length,
-                        const char *etag, const char *version, size_t size);
+                        const char *etag, const char *version, int64_t size);
 
 /* Appends the headers that options of get, head, put and copy stand for; raises `validation`. */
 void lua_s3_read_conditions(lua_State *L, int index, const char *call, http_headers *out);

@@ -38,19 +38,42 @@ static int lister_gc(lua_State *L) {
 }
 
 /* Keys come percent-encoded, so that every byte survives XML; a blank may be a plus. */
-static void set_decoded(lua_State *L, const char *name, const xml_node *node) {
-  bytes text = {0}, plain = {0};
-  if (node == NULL) return;
+static bool decode(bytes *out, const xml_node *node) {
+  bytes text = {0};
   bytes_append(&text, node->text, node->text_length);
   for (size_t i = 0; i < text.length; i++) {
     if (text.data[i] == '+') text.data[i] = ' ';
   }
-  bool well = !text.failed && uri_decode(&plain, bytes_text(&text), text.length);
+  bool well = !text.failed && uri_decode(out, bytes_text(&text), text.length);
   bytes_free(&text);
+  return well;
+}
+
+static void set_decoded(lua_State *L, const char *name, const xml_node *node) {
+  bytes plain = {0};
+  if (node == NULL) return;
+  bool well = decode(&plain, node);
   if (well) lua_pushlstring(L, bytes_text(&plain), plain.length);
   bytes_free(&plain);
   if (!well) luaL_error(L, "not enough memory");
   lua_setfield(L, -2, name);
+}
+
+/* A page has its objects and its prefixes apart; they are given in one order, that of their bytes.
+ */
+static bool object_is_first(const lister *self) {
+  if (self->object == NULL || self->prefix == NULL) return self->object != NULL;
+  const xml_node *key = xml_child(self->object, "Key"), *name = xml_child(self->prefix, "Prefix");
+  if (key == NULL || name == NULL) return true;
+  bytes left = {0}, right = {0};
+  decode(&left, key);
+  decode(&right, name);
+  size_t shorter = left.length < right.length ? left.length : right.length;
+  int order = memcmp(bytes_text(&left), bytes_text(&right), shorter);
+  bool first = order != 0 ? order < 0 : left.length <= right.length;
+  bytes_free(&left);
+  bytes_free(&right);
+  return first;
 }
 
 static void push_object(lua_State *L, const xml_node *object) {
@@ -69,7 +92,7 @@ static void push_object(lua_State *L, const xml_node *object) {
 /* Pushes the page's next entry; false at its end. */
 static bool push_next(lua_State *L, lister *self) {
   if (self->left == 0) return false;
-  if (self->object != NULL) {
+  if (object_is_first(self)) {
     push_object(L, self->object);
     self->object = xml_again(self->object);
   } else if (self->prefix != NULL) {

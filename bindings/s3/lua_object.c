@@ -177,10 +177,10 @@ static int copy_done(lua_State *L, int status, lua_KContext context) {
   lua_s3_call *self = lua_touserdata(L, (int)context);
   lua_s3_call_check(L, self);
   const xml_node *root = lua_s3_call_xml(L, self, "CopyObjectResult");
-  lua_createtable(L, 0, 3);
-  lua_s3_set_etag(L, xml_value(root, "ETag"));
+  const char *version = s3_call_header(self->call, "x-amz-version-id");
+  lua_s3_push_stored(L, lua_s3_client(L, BUCKET), lua_tostring(L, KEY + 1), lua_rawlen(L, KEY + 1),
+                     xml_value(root, "ETag"), version, -1);
   lua_s3_set(L, "last_modified", xml_value(root, "LastModified"));
-  lua_s3_set(L, "version", s3_call_header(self->call, "x-amz-version-id"));
   lua_s3_call_clear(self);
   return 1;
 }

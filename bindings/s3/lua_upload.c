@@ -66,7 +66,7 @@ int lua_s3_upload_push(lua_State *L, const lua_s3_upload *self, int index) {
   size_t length;
   const char *key = lua_tolstring(L, -2, &length);
   lua_s3_push_stored(L, lua_s3_client(L, -1), key, length, s3_upload_etag(self->upload),
-                     s3_upload_version(self->upload), s3_upload_taken(self->upload));
+                     s3_upload_version(self->upload), (int64_t)s3_upload_taken(self->upload));
   return 1;
 }
 

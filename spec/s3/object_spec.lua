@@ -205,6 +205,28 @@ describe("a Bucket", function()
     assert.equal("EndpointUnreachable", failure(blind.get, blind, "tls").code)
   end)
 
+  it("is found by the name of its host, through a proxy", function()
+    local options = server.options(bucket:url():match "([^/]+)$")
+    options.endpoint, options.path_style = "http://" .. server.dns_name, false
+    options.proxy = server.endpoint() -- the gateway takes requests as a proxy gets them
+    local hosted = nebula.s3.connect(options)
+    assert.truthy(hosted:url("a"):find("^http://spec%-[%d-]+%." .. server.dns_name .. "/a$"))
+    hosted:put("ü/hosted", "data")
+    assert.equal("data", (bucket:get("ü/hosted")))
+    assert.is_true(hosted:bucket_exists())
+    assert.equal("ü/hosted", hosted:list { prefix = "ü/" }().key)
+  end)
+
+  it("with dots in its name stays in the path where TLS would not know its host", function()
+    local function url(endpoint, path_style)
+      local options = server.options("a.b.c")
+      options.endpoint, options.path_style = endpoint, path_style
+      return nebula.s3.connect(options):url("k")
+    end
+    assert.equal("https://s3.example/a.b.c/k", url("https://s3.example", false))
+    assert.equal("http://a.b.c.s3.example/k", url("http://s3.example", false))
+  end)
+
   it("is created, found and deleted", function()
     local options = server.options("nebula-created")
     local created = nebula.s3.connect(options)
