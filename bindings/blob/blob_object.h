@@ -28,9 +28,11 @@ enum { BLOB_DIGEST = 32 };
 /* What functions return: 0, an errno, or one of these. */
 enum {
   BLOB_ABSENT = -1,
-  BLOB_CONFLICT = -2, /* a condition does not hold */
-  BLOB_DAMAGED = -3,  /* the file is not what was written */
-  BLOB_LARGE = -4,    /* more bytes than allowed */
+  BLOB_CONFLICT = -2,  /* a condition does not hold */
+  BLOB_DAMAGED = -3,   /* the file is not what was written */
+  BLOB_LARGE = -4,     /* more bytes than allowed */
+  BLOB_OUTSIDE = -5,   /* a range that lies behind the end */
+  BLOB_NO_STREAM = -6, /* not compressed as was said, or cut short */
 };
 
 typedef struct blob_store {

@@ -319,6 +319,16 @@ _Noreturn void blob_raise(lua_State *L, const char *call, const blob_key *key, c
     info.message = lua_pushfstring(
         L, "%s: \"%s\" has more bytes than max_bytes allows; use reader or download", call, name);
     break;
+  case BLOB_OUTSIDE:
+    info.kind = ERR_VALIDATION;
+    info.code = "InvalidRange";
+    info.message = lua_pushfstring(L, "%s: the range lies outside of \"%s\"", call, name);
+    break;
+  case BLOB_NO_STREAM:
+    info.kind = ERR_SERIALIZATION;
+    info.message = lua_pushfstring(
+        L, "%s: \"%s\" is not compressed as decompress says, or is cut short", call, name);
+    break;
   default:
     info.code = strerrorname_np(error);
     if (path != NULL) {
@@ -329,6 +339,17 @@ _Noreturn void blob_raise(lua_State *L, const char *call, const blob_key *key, c
     }
   }
   err_raise(L, &info);
+}
+
+bool blob_read_kind(lua_State *L, int index, const char *call, const char *name,
+                    compress_kind *out) {
+  const char *kind = NULL;
+  if (!opt_string(L, index, call, name, &kind, NULL)) return false;
+  *out = strcmp(kind, "zstd") == 0 ? COMPRESS_ZSTD : COMPRESS_GZIP;
+  if (*out == COMPRESS_GZIP && strcmp(kind, "gzip") != 0)
+    err_raisef(L, ERR_VALIDATION, "blob", "%s: %s must be \"zstd\" or \"gzip\", got \"%s\"", call,
+               name, kind);
+  return true;
 }
 
 /* ---- what came back ---- */

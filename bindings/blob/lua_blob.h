@@ -7,6 +7,7 @@
 
 #include <lua.h>
 #include "base/bytes.h"
+#include "base/compress.h"
 #include "base/lua_work.h"
 #include "blob/blob_object.h"
 #include "blob/blob_path.h"
@@ -52,6 +53,10 @@ void blob_check_key(lua_State *L, int index, const char *call, blob_key *out);
 /* Reads the conditions and the metadata among the options at index, if any. Raises. */
 void blob_read_conditions(lua_State *L, int index, const char *call, blob_wish *out);
 void blob_read_pairs(lua_State *L, int index, const char *call, blob_wish *out);
+/* Reads "zstd" or "gzip"; false where the option is absent. Raises. */
+bool blob_read_kind(lua_State *L, int index, const char *call, const char *name,
+                    compress_kind *out);
+
 void blob_wish_free(blob_wish *self);
 
 static inline blob_conditions blob_conditions_of(const blob_wish *wish) {

@@ -51,6 +51,11 @@ static void get_run(lua_work *work) {
       blob_reader_open(&reader, self->store, self->key.text, self->key.length, &conditions);
   if (self->error != 0) return;
   uint64_t size = reader.info.size;
+  if (self->ranged && (size == 0 || (self->first >= 0 && (uint64_t)self->first >= size))) {
+    self->error = BLOB_OUTSIDE;
+    blob_reader_close(&reader);
+    return;
+  }
   if (self->ranged) {
     uint64_t first = self->first >= 0                             ? (uint64_t)self->first
                      : size > (uint64_t)0 - (uint64_t)self->first ? size + (uint64_t)self->first

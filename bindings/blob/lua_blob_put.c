@@ -16,20 +16,13 @@ enum { KEY = 2, DATA = 3, OPTIONS = 4 };
 static const char WRITER_TYPE[] = "nebula.blob.writer";
 
 /* Those of S3 that mean nothing in a directory are taken, so that a script works with both. */
-static const char *const NAMES[] = {"cache_control",
-                                    "concurrency",
-                                    "content_disposition",
-                                    "content_encoding",
-                                    "content_language",
-                                    "content_type",
-                                    "deadline",
-                                    "if_match",
-                                    "if_none_match",
-                                    "metadata",
-                                    "part_size",
-                                    "storage_class",
-                                    "sse",
-                                    NULL};
+#define PUT_OPTIONS                                                                                \
+  "cache_control", "concurrency", "content_disposition", "content_encoding", "content_language",   \
+      "content_type", "deadline", "if_match", "if_none_match", "metadata", "part_size",            \
+      "storage_class", "sse"
+
+static const char *const NAMES[] = {PUT_OPTIONS, NULL};
+static const char *const WRITER_NAMES[] = {PUT_OPTIONS, "compress", NULL};
 
 /* ---- put of text or a file: one job ---- */
 
@@ -93,6 +86,8 @@ typedef struct stream {
   const blob_store *store;
   blob_key key;
   blob_wish wish;
+  compress_stream *compress; /* NULL: the bytes as they come */
+  bytes compressed;
   int error;
   bool begun, ended, busy, dropped;
 } stream;
@@ -108,6 +103,8 @@ typedef struct stream_job {
 static void stream_free(stream *self) {
   blob_writer_abort(&self->writer);
   blob_wish_free(&self->wish);
+  compress_free(self->compress);
+  bytes_free(&self->compressed);
   free(self);
 }
 
@@ -127,11 +124,27 @@ static int stream_begin(stream *self) {
   return blob_writer_open(&self->writer, self->store);
 }
 
+static int stream_write(stream *self, const char *data, size_t length, bool last) {
+  if (self->compress == NULL) return blob_writer_write(&self->writer, data, length);
+  int error = 0;
+  for (size_t at = 0; error == 0 && (at < length || last);) {
+    size_t piece = length - at < COMPRESS_AT_ONCE ? length - at : COMPRESS_AT_ONCE;
+    bool end = last && at + piece == length;
+    bytes_clear(&self->compressed);
+    if (!compress_feed(self->compress, data + at, piece, end, &self->compressed)) return ENOMEM;
+    error =
+        blob_writer_write(&self->writer, bytes_text(&self->compressed), self->compressed.length);
+    at += piece;
+    if (end) break;
+  }
+  return error;
+}
+
 static void write_run(lua_work *work) {
   stream_job *job = (stream_job *)work;
   stream *self = job->stream;
   self->error = stream_begin(self);
-  if (self->error == 0) self->error = blob_writer_write(&self->writer, job->data, job->length);
+  if (self->error == 0) self->error = stream_write(self, job->data, job->length, false);
   if (self->error != 0) blob_writer_abort(&self->writer);
 }
 
@@ -140,6 +153,7 @@ static void finish_run(lua_work *work) {
   stream *self = job->stream;
   blob_conditions conditions = blob_conditions_of(&self->wish);
   self->error = stream_begin(self);
+  if (self->error == 0 && self->compress != NULL) self->error = stream_write(self, "", 0, true);
   if (self->error == 0) {
     self->error =
         blob_writer_commit(&self->writer, self->key.text, self->key.length, &conditions,
@@ -236,11 +250,12 @@ static int write_done(lua_State *L, int status, lua_KContext context) {
 
 static int writer_write(lua_State *L) {
   stream *self = check_writer(L, 1, WRITE.call);
-  if (lua_type(L, 2) != LUA_TSTRING) {
-    err_raisef(L, ERR_VALIDATION, "blob", "%s: the data must be a string, got %s", WRITE.call,
-               luaL_typename(L, 2));
+  for (int i = 2; i <= lua_gettop(L); i++) {
+    if (!lua_isstring(L, i))
+      err_raisef(L, ERR_VALIDATION, "blob", "%s: argument %d must be a string, got %s", WRITE.call,
+                 i - 1, luaL_typename(L, i));
   }
-  lua_settop(L, 2);
+  lua_concat(L, lua_gettop(L) - 1); // stack: writer, data
   stream_job *job = push_stream_job(L, &WRITE, self, 1, 2);
   job->data = lua_tolstring(L, 2, &job->length);
   return lua_work_wait(L, -1, write_done);
@@ -266,9 +281,12 @@ static int writer_finish(lua_State *L) {
 static int store_writer(lua_State *L) {
   static const char CALL[] = "store:writer";
   lua_settop(L, 3);
-  opt_check(L, 3, CALL, NAMES);
-  (void)push_writer(L, 3, CALL);
-  return 1;
+  opt_check(L, 3, CALL, WRITER_NAMES);
+  stream *self = push_writer(L, 3, CALL);
+  compress_kind kind;
+  if (!blob_read_kind(L, 3, CALL, "compress", &kind)) return 1;
+  self->compress = compress_new(kind);
+  return self->compress != NULL ? 1 : luaL_error(L, "not enough memory");
 }
 
 /* ---- put of a reader: its pieces, one after the other, into a writer ---- */

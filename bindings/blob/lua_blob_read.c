@@ -1,7 +1,9 @@
 /* lua_blob_read.c: a store's readers: an object's bytes piece by piece, verified at its end. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <lauxlib.h>
+#include "base/decompress.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 #include "blob/lua_blob.h"
@@ -13,7 +15,10 @@ static const char READER_TYPE[] = "nebula.blob.reader";
 typedef struct source {
   blob_reader reader;
   blob_key key;
-  bool busy, dropped;
+  decompress_stream *decompress; /* NULL: the bytes as they are stored */
+  bytes stored, plain;           /* read and not yet decompressed; decompressed and not yet given */
+  size_t used, given;
+  bool ended, busy, dropped;
 } source;
 
 typedef struct read_job {
@@ -28,6 +33,9 @@ typedef struct read_job {
 
 static void source_free(source *self) {
   blob_reader_close(&self->reader);
+  decompress_free(self->decompress);
+  bytes_free(&self->stored);
+  bytes_free(&self->plain);
   free(self);
 }
 
@@ -103,7 +111,7 @@ static int store_reader(lua_State *L) {
                                       .begun = job_begun,
                                       .ended = job_ended,
                                       .destroy = job_destroy};
-  static const char *const NAMES[] = {"deadline", "if_match", "if_none_match", NULL};
+  static const char *const NAMES[] = {"deadline", "decompress", "if_match", "if_none_match", NULL};
   lua_settop(L, OPTIONS);
   const blob_store *store = blob_check_store(L, OPEN.call);
   opt_check(L, OPTIONS, OPEN.call, NAMES);
@@ -120,15 +128,54 @@ static int store_reader(lua_State *L) {
   read_job *job = push_job(L, &OPEN, self, OPTIONS + 1);
   job->store = store;
   blob_read_conditions(L, OPTIONS, OPEN.call, &job->wish);
+  compress_kind kind;
+  if (blob_read_kind(L, OPTIONS, OPEN.call, "decompress", &kind)) {
+    self->decompress = decompress_new(kind);
+    if (self->decompress == NULL) return luaL_error(L, "not enough memory");
+  }
   return lua_work_wait(L, -1, open_done);
+}
+
+/* Reads on until there are plain bytes, or the end. */
+static int fill_plain(source *self) {
+  bytes_clear(&self->plain);
+  self->given = 0;
+  while (self->plain.length == 0) {
+    if (self->used == self->stored.length && !self->ended) {
+      size_t got = 0;
+      bytes_clear(&self->stored);
+      self->used = 0;
+      if (!bytes_reserve(&self->stored, COMPRESS_AT_ONCE)) return ENOMEM;
+      int error = blob_reader_read(&self->reader, self->stored.data, COMPRESS_AT_ONCE, &got);
+      if (error != 0) return error;
+      self->stored.length = got;
+      self->ended = got == 0;
+    }
+    size_t used = 0;
+    if (!decompress_feed(self->decompress, bytes_text(&self->stored) + self->used,
+                         self->stored.length - self->used, self->ended, &used, &self->plain))
+      return BLOB_NO_STREAM;
+    self->used += used;
+    if (self->ended && self->used == self->stored.length && self->plain.length == 0) break;
+  }
+  return 0;
 }
 
 static void read_run(lua_work *work) {
   read_job *self = (read_job *)work;
+  source *from = self->source;
   self->result = malloc(self->length);
-  self->error = self->result == NULL ? ENOMEM
-                                     : blob_reader_read(&self->source->reader, self->result,
-                                                        self->length, &self->length);
+  if (self->result == NULL) {
+    self->error = ENOMEM;
+  } else if (from->decompress == NULL) {
+    self->error = blob_reader_read(&from->reader, self->result, self->length, &self->length);
+  } else {
+    if (from->given == from->plain.length) self->error = fill_plain(from);
+    size_t left = from->plain.length - from->given;
+    if (self->length > left) self->length = left;
+    memcpy(self->result, bytes_text(&from->plain) + from->given, self->length);
+    from->given += self->length;
+  }
 }
 
 static int read_done(lua_State *L, int status, lua_KContext context) {

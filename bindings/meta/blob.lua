@@ -124,7 +124,7 @@ function store:list(options) end
 local reader = {}
 
 ---@param key string
----@param options? nebula.blob.conditions
+---@param options? nebula.blob.conditions|{decompress?: "zstd"|"gzip"}
 ---@return nebula.blob.Reader? reader nil where there is no object; a `<close>` variable may hold it
 function store:reader(key, options) end
 
@@ -142,13 +142,13 @@ function reader:close() end
 local writer = {}
 
 ---@param key string
----@param options? nebula.blob.put_options
+---@param options? nebula.blob.put_options|{compress?: "zstd"|"gzip"}
 ---@return nebula.blob.Writer writer as a `<close>` variable it aborts unless it was finished
 function store:writer(key, options) end
 
----@param data string
+---@param ... string|number
 ---@return nebula.blob.Writer self
-function writer:write(data) end
+function writer:write(...) end
 
 ---Stores the object. Only now it can be seen.
 ---@return nebula.blob.Stored

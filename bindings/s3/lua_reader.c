@@ -3,7 +3,7 @@
 #include <string.h>
 #include "base/lua_error.h"
 #include "base/lua_options.h"
-#include "s3/decompress.h"
+#include "base/decompress.h"
 #include "s3/lua_call.h"
 #include "s3/reader.h"
 

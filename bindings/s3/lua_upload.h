@@ -6,7 +6,7 @@
 #ifndef NEBULA_S3_LUA_UPLOAD_H
 #define NEBULA_S3_LUA_UPLOAD_H
 
-#include "s3/compress.h"
+#include "base/compress.h"
 #include "s3/lua_call.h"
 #include "s3/upload.h"
 

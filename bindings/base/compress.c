@@ -1,5 +1,5 @@
 /* compress.c: see compress.h. */
-#include "s3/compress.h"
+#include "base/compress.h"
 
 #include <stdlib.h>
 #define ZLIB_CONST /* what is read is const */

@@ -1,8 +1,8 @@
 /* compress.h: bytes made smaller on their way, as zstd or gzip streams. On the calling thread:
  * zstd's usual level takes a millisecond for some hundred KiB, so feed it no more than that at
  * once. */
-#ifndef NEBULA_S3_COMPRESS_H
-#define NEBULA_S3_COMPRESS_H
+#ifndef NEBULA_BASE_COMPRESS_H
+#define NEBULA_BASE_COMPRESS_H
 
 #include <stdbool.h>
 #include <stddef.h>

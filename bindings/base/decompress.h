@@ -1,9 +1,9 @@
 /* decompress.h: the way back from compress.h: zstd and gzip streams as plain bytes, bounded in what
  * one call can make of its input. */
-#ifndef NEBULA_S3_DECOMPRESS_H
-#define NEBULA_S3_DECOMPRESS_H
+#ifndef NEBULA_BASE_DECOMPRESS_H
+#define NEBULA_BASE_DECOMPRESS_H
 
-#include "s3/compress.h"
+#include "base/compress.h"
 
 typedef struct decompress_stream decompress_stream;
 

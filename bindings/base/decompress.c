@@ -1,6 +1,6 @@
 /* decompress.c: see decompress.h. Streams that follow one another are one stream, as with the
  * tools. */
-#include "s3/decompress.h"
+#include "base/decompress.h"
 
 #include <stdlib.h>
 #define ZLIB_CONST /* what is read is const */

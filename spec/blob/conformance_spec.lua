@@ -1,0 +1,217 @@
+-- conformance_spec.lua: what scripts may rely on whatever holds the blobs: the same behaviours of an S3
+-- bucket and of a directory.
+local nebula = require "nebula"
+local directory = require "spec.support.directory"
+local server = require "spec.support.s3"
+
+local function failure(fn, ...)
+  local _, err = nebula.try(fn, ...)
+  return err
+end
+
+local stores = {
+  ["an S3 bucket"] = function() return nebula.s3.connect(server.options()) end,
+  ["a directory"] = function(files) return nebula.blob.open { url = "file:" .. files .. "/store" } end,
+}
+
+for name, open in pairs(stores) do
+  describe(name, function()
+    local store, files
+
+    setup(function()
+      files = directory.make("conformance" .. name:gsub("%W", "-"))
+      store = open(files)
+    end)
+
+    teardown(function() directory.remove(files) end)
+
+    local function keys(options)
+      local out = {}
+      for object in store:list(options) do out[#out + 1] = object.key or object.prefix end
+      return out
+    end
+
+    it("stores bytes and tells about them", function()
+      local stored = store:put("a/b", "data\0\255", { content_type = "text/x", metadata = { who = "me" } })
+      assert.equal(6, stored.size)
+      assert.equal("string", type(stored.url))
+      local data, info = store:get("a/b")
+      assert.equal("data\0\255", data)
+      assert.equal("a/b", info.key)
+      assert.equal(6, info.size)
+      assert.equal(stored.etag, info.etag)
+      assert.equal("text/x", info.content_type)
+      assert.same({ who = "me" }, info.metadata)
+      assert.truthy(info.last_modified:match("^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d[%.%d]*Z$"))
+      local head = store:head("a/b")
+      for _, field in ipairs { "key", "size", "etag", "content_type" } do assert.equal(info[field], head[field]) end
+      assert.is_true(store:exists("a/b"))
+    end)
+
+    it("gives nil for what is absent", function()
+      assert.is_nil((store:get("absent")))
+      assert.is_nil(store:head("absent"))
+      assert.is_false(store:exists("absent"))
+      assert.is_nil(store:reader("absent"))
+      assert.is_nil(store:download("absent", { file = files .. "/absent" }))
+      store:delete("absent")
+      assert.equal("not_found", failure(store.copy, store, "absent", "x").kind)
+    end)
+
+    it("replaces an object as a whole", function()
+      store:put("replaced", "a longer text", { metadata = { a = "1" } })
+      store:put("replaced", "short")
+      local data, info = store:get("replaced")
+      assert.equal("short", data)
+      assert.same({}, info.metadata)
+      store:delete("replaced")
+      assert.is_false(store:exists("replaced"))
+    end)
+
+    it("takes any key but an empty, a long or a NUL one", function()
+      for _, key in ipairs { "a b", "a+b%20", "ü/😀", "a//b", "/a", "../a", "a/../b", ".", "..", "q?x#y", "a\nb", "x/",
+        ("k"):rep(1024) } do
+        store:put(key, key)
+        assert.equal(key, (store:get(key)))
+        assert.equal(key, store:list { prefix = key }().key)
+        store:delete(key)
+      end
+      for _, key in ipairs { "", ("k"):rep(1025), "a\0b" } do
+        assert.equal("validation", failure(store.put, store, key, "x").kind)
+        assert.equal("validation", failure(store.get, store, key).kind)
+      end
+    end)
+
+    it("holds conditions", function()
+      local first = store:put("condition", "1", { if_none_match = "*" })
+      assert.equal("conflict", failure(store.put, store, "condition", "2", { if_none_match = "*" }).kind)
+      store:put("condition", "2", { if_match = first.etag })
+      assert.equal("conflict", failure(store.put, store, "condition", "3", { if_match = first.etag }).kind)
+      local data, info = store:get("condition")
+      assert.equal("2", data)
+      assert.equal("conflict", failure(store.get, store, "condition", { if_match = first.etag }).kind)
+      assert.equal("conflict", failure(store.get, store, "condition", { if_none_match = info.etag }).kind)
+      assert.equal("conflict", failure(function()
+        local writer <close> = store:writer("condition", { if_none_match = "*" })
+        writer:write("4")
+        writer:finish()
+      end).kind)
+      assert.equal("2", (store:get("condition")))
+    end)
+
+    it("reads ranges", function()
+      store:put("range", "0123456789")
+      assert.equal("234", (store:get("range", { range = { 2, 4 } })))
+      assert.equal("89", (store:get("range", { range = { 8 } })))
+      assert.equal("789", (store:get("range", { range = { -3 } })))
+      assert.equal("89", (store:get("range", { range = { 8, 100 } })))
+      local _, info = store:get("range", { range = { 0, 0 } })
+      assert.equal(10, info.size)
+      assert.equal("InvalidRange", failure(store.get, store, "range", { range = { 10, 12 } }).code)
+      assert.equal("validation", failure(store.get, store, "range", { range = { 4, 2 } }).kind)
+      assert.equal("limit", failure(store.get, store, "range", { max_bytes = 9 }).kind)
+    end)
+
+    it("copies", function()
+      store:put("from", "data", { content_type = "text/x", metadata = { a = "1" } })
+      local copied = store:copy("from", "to")
+      local data, info = store:get("to")
+      assert.equal("data", data)
+      assert.equal("text/x", info.content_type)
+      assert.same({ a = "1" }, info.metadata)
+      assert.equal(info.etag, copied.etag)
+      assert.equal("string", type(copied.url))
+    end)
+
+    it("lists in the order of the keys' bytes, folded, limited, from a key on", function()
+      for _, key in ipairs { "l/a", "l/a/1", "l/a-", "l/b/1", "l/b/2", "l/c", "l/ü" } do store:put(key, "x") end
+      assert.same({ "l/a", "l/a-", "l/a/1", "l/b/1", "l/b/2", "l/c", "l/ü" }, keys { prefix = "l/" })
+      assert.same({ "l/a", "l/a-", "l/a/", "l/b/", "l/c", "l/ü" }, keys { prefix = "l/", delimiter = "/" })
+      assert.same({ "l/a/1", "l/b/1" }, keys { prefix = "l/", start_after = "l/a-", limit = 2 })
+      assert.same(keys { prefix = "l/" }, keys { prefix = "l/", page_size = 2 })
+      assert.same({}, keys { prefix = "none" })
+      local object = store:list { prefix = "l/c" }()
+      assert.equal(1, object.size)
+      assert.equal(store:head("l/c").etag, object.etag)
+      assert.equal(2, store:delete_many { "l/c", "absent" })
+      assert.is_false(store:exists("l/c"))
+    end)
+
+    it("streams in and out", function()
+      local i = 0
+      local stored = store:put("stream", function()
+        i = i + 1
+        if i <= 100 then return ("%07d\n"):format(i):rep(1000) end
+      end)
+      assert.equal(800000, stored.size)
+      local reader <close> = store:reader("stream")
+      assert.equal(800000, reader:info().size)
+      assert.equal("0000001\n", reader:read(8))
+      local count = 8
+      for piece in reader do count = count + #piece end
+      assert.equal(800000, count)
+      local again <close> = store:reader("stream")
+      assert.equal(800000, store:put("streamed", again).size)
+      assert.is_true((store:get("streamed")) == (store:get("stream")))
+    end)
+
+    it("writes an object that appears when it is finished", function()
+      do
+        local writer <close> = store:writer("written", { content_type = "text/y" })
+        assert.equal(writer, writer:write("a", 1, "b"))
+        assert.is_false(store:exists("written"))
+        assert.equal(3, writer:finish().size)
+      end
+      assert.equal("a1b", (store:get("written")))
+      assert.equal("text/y", store:head("written").content_type)
+      do
+        local writer <close> = store:writer("unfinished")
+        writer:write("lost")
+      end
+      assert.is_false(store:exists("unfinished"))
+    end)
+
+    it("compresses on the way", function()
+      for _, kind in ipairs { "zstd", "gzip" } do
+        local writer <close> = store:writer("compressed", { compress = kind })
+        writer:write(("text "):rep(10000))
+        local stored = writer:finish()
+        assert.is_true(stored.size < 1000)
+        assert.equal(stored.size, #store:get("compressed"))
+        local reader <close> = store:reader("compressed", { decompress = kind })
+        local whole = { reader:read(5) }
+        for piece in reader do whole[#whole + 1] = piece end
+        assert.equal(("text "):rep(10000), table.concat(whole))
+        store:put("plain", "no such stream")
+        local wrong <close> = store:reader("plain", { decompress = kind })
+        assert.equal("serialization", failure(wrong.read, wrong).kind)
+      end
+    end)
+
+    it("moves files in and out", function()
+      local path = files .. "/file"
+      do
+        local file <close> = assert(io.open(path, "wb"))
+        file:write(("file"):rep(100000))
+      end
+      store:put("file", { file = path })
+      store:download("file", { file = files .. "/copy" })
+      local copy <close> = assert(io.open(files .. "/copy", "rb"))
+      assert.equal(("file"):rep(100000), copy:read "a")
+      assert.equal("io", failure(store.put, store, "x", { file = files .. "/none" }).kind)
+      assert.is_false(store:exists("x"))
+    end)
+
+    it("stores nothing where its source fails", function()
+      assert.truthy(failure(store.put, store, "failed", function() error "gone" end).message:find("gone", 1, true))
+      assert.equal("validation", failure(store.put, store, "failed", function() return {} end).kind)
+      assert.equal("validation", failure(store.put, store, "failed", 7).kind)
+      assert.is_false(store:exists("failed"))
+    end)
+
+    it("refuses options it does not know", function()
+      assert.truthy(failure(store.put, store, "x", "y", { contenttype = "x" }).message:find("content_type", 1, true))
+      assert.equal("validation", failure(store.list, store, { prefx = "x" }).kind)
+    end)
+  end)
+end
