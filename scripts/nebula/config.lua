@@ -204,6 +204,11 @@ local function has_libpq_environment()
   return false
 end
 
+--- Whether something names a database: DATABASE_URL, nebula.conf.lua, or libpq's own variables.
+---@param current nebula.Settings
+---@return boolean
+function config.names_database(current) return current.database.url ~= nil or has_libpq_environment() end
+
 --- Where the database is. Starts the private PostgreSQL where that is the one. May wait.
 --- Raises `config` where nothing says which database.
 ---@return string url "" leaves it to libpq's own variables

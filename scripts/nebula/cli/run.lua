@@ -1,12 +1,10 @@
 -- cli/run.lua: `nebula run [DIR]`: the main job on real input, behind `make run`.
+-- Where nothing names a database, this directory gets the private one of `nebula dev`.
 local function ensure_database()
-  local nebula = require "nebula"
   local config = require "nebula.config"
-  local _, err = nebula.try(config.database_url)
-  if not err then return end
-  if err.kind ~= "config" or config.settings().state then error(err, 0) end
-  require("nebula.system").mkdir ".nebula" -- this directory keeps a private PostgreSQL from now on
-  config.forget()
+  local current = config.load()
+  if current.state or config.names_database(current) then return end
+  require("nebula.dev").up(require("nebula.system").cwd())
 end
 
 local function print_summary(result)

@@ -9,6 +9,8 @@ local raise = require "nebula.raise"
 local settle = require "nebula.jobs.settle"
 local Signal = require "nebula.worker.signal"
 
+local COMPLETED = outcome.completed() -- without a result: the same for every job
+
 local try, monotonic = nebula.try, nebula.time.monotonic
 
 ---@class nebula.Run
@@ -139,6 +141,7 @@ local function after(self, result)
     return nil
   end
   if self.snoozed then return outcome.snoozed(self.snoozed) end
+  if result == nil then return COMPLETED end
   local made, err = try(outcome.completed, result)
   return made or failed(self, err)
 end
