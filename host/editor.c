@@ -15,7 +15,7 @@
 enum { HISTORY_MOST = 5000, KEYS_A_TURN = 4096 };
 
 #ifdef __SANITIZE_ADDRESS__
-/* libedit never frees the names of added functions ("XXX: The two strings are leaked", eln.c). */
+/* libedit never frees the names of added functions (its eln.c says so). */
 __attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) {
   return "leak:wcsdup\n";
