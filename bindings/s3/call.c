@@ -36,6 +36,7 @@ struct s3_call {
   bool over_limit;
   bool delivered; /* bytes of a good answer have gone to push: no attempt may follow */
   bool reidentified, reclocked, relocated; /* each correction is tried once */
+  bool probing; /* a HEAD found nothing: a GET of a byte tells whether the bucket is there at all */
 
   EVP_MD_CTX *digest; /* of the body, where its ETag is its MD5; else NULL */
   bytes body;
@@ -96,6 +97,10 @@ static bool append_query(bytes *out, const http_headers *query) {
 }
 
 /* ---- an attempt ---- */
+
+static const char *method_of(const s3_call *self) {
+  return self->probing ? "GET" : self->request.method;
+}
 
 static bool is_good(s3_call *self) {
   return http_transfer_response(self->transfer)->status / 100 == 2;
@@ -213,6 +218,19 @@ static bool correct(s3_call *self, const s3_verdict *verdict) {
   return false;
 }
 
+/* An answer to HEAD does not say whether it is the object that is missing, or the bucket. Asked
+ * once a client: true where the call must go out again. */
+static bool probe(s3_call *self, const s3_failure *failure) {
+  bool is_head = strcmp(self->request.method, "HEAD") == 0 && self->key != NULL;
+  bool was_probing = self->probing;
+  if (failure->kind == S3_WELL || failure->kind == S3_CONFLICT ||
+      strcmp(failure->code, "NoSuchKey") == 0)
+    self->client->bucket_seen = true;
+  self->probing =
+      is_head && failure->kind == S3_ABSENT && !self->client->bucket_seen && !was_probing;
+  return self->probing || (was_probing && failure->kind == S3_WELL); /* it has appeared since */
+}
+
 static void on_transfer(http_transfer *transfer, void *data) {
   s3_call *self = data;
   s3_verdict verdict;
@@ -220,7 +238,7 @@ static void on_transfer(http_transfer *transfer, void *data) {
                       .what = self->request.what,
                       .key = self->key,
                       .key_length = self->request.key_length,
-                      .has_body = strcmp(self->request.method, "HEAD") != 0,
+                      .has_body = strcmp(method_of(self), "HEAD") != 0,
                       .check_body = self->request.check_body,
                       .body = bytes_text(&self->body),
                       .body_length = self->body.length,
@@ -228,6 +246,10 @@ static void on_transfer(http_transfer *transfer, void *data) {
   s3_judge(&judged, http_transfer_response(transfer), &verdict);
   self->failure = verdict.failure;
   s3_failure *failure = &self->failure;
+  if (probe(self, failure)) {
+    again_after(self, 0);
+    return;
+  }
   if (failure->kind == S3_WELL && is_damaged(self)) {
     s3_failure_set(
         failure, S3_REFUSED, "BadDigest",
@@ -279,7 +301,7 @@ static bool sign_attempt(s3_call *self, const s3_identity *identity, sign_result
   append_query(&url, &self->query);
   self->sent_at = (int64_t)time(NULL) + self->client->skew;
   sign_request request = {
-      .method = self->request.method,
+      .method = method_of(self),
       .url = bytes_text(&url),
       .headers = &self->headers,
       .payload_hash = self->hash,
@@ -295,7 +317,8 @@ static bool sign_attempt(s3_call *self, const s3_identity *identity, sign_result
   if (self->request.body != NULL && config->unsigned_payload)
     request.payload_hash = SIGN_UNSIGNED_PAYLOAD;
   bool well = !url.failed && sign_make(&request, signature) == SIGN_OK &&
-              http_headers_add_all(&signature->added, &self->headers);
+              http_headers_add_all(&signature->added, &self->headers) &&
+              (!self->probing || http_headers_add(&signature->added, "Range", "bytes=0-0"));
   bytes_free(&url);
   return well;
 }
@@ -304,7 +327,7 @@ static void send_attempt(s3_call *self, const sign_result *signature) {
   const s3_config *config = &self->client->config;
   double stall = config->stall_timeout;
   http_request request = {
-      .method = self->request.method,
+      .method = method_of(self),
       .url = bytes_text(&signature->url),
       .headers = &signature->added,
       .body = self->request.body,

@@ -163,6 +163,8 @@ describe("a failure names its remedy and no secret:", function()
     local other = connected {}
     expect(failure(other.get, other, "x"), "s3", "NoSuchBucket", "correct S3_BUCKET")
     expect(failure(other.put, other, "x", "y"), "s3", "NoSuchBucket", "correct S3_BUCKET")
+    expect(failure(other.head, other, "x"), "s3", "NoSuchBucket", "correct S3_BUCKET")
+    expect(failure(other.exists, other, "x"), "s3", "NoSuchBucket", "correct S3_BUCKET")
   end)
 
   it("a wrong secret key", function()
