@@ -101,10 +101,45 @@ function queries:value(sql, ...) end
 ---@return integer affected rows
 function queries:exec(sql, ...) end
 
+---Rows one by one in bounded memory: `for row in db:rows(sql, ...) do ... end`. Leaving the loop early
+---ends the statement. Outside of a transaction it holds a connection; inside one it is a cursor, and the
+---transaction's handle may be used in the loop.
+---@param sql nebula.pg.sql
+---@return fun(): table|nil next
+---@return table rows closing it ends the statement
+function queries:rows(sql, ...) end
+
+---@class nebula.pg.copy_out_options
+---@field args? any[] the query's parameters, put into it as literals of their types
+---@field format? "text"|"csv"|"binary"|"ndjson" ndjson writes the one column, JSON, plain, a line each ("text")
+
+---Copies a query's rows (or a whole COPY ... TO STDOUT statement's) into a sink: a function that is
+---called with each piece, or an object with a `write` method; it may wait. The sink is not finished.
+---@param sql string
+---@param sink fun(piece: string)|{write: fun(self, piece: string)}
+---@param options? nebula.pg.copy_out_options
+---@return integer rows
+function queries:copy_out(sql, sink, options) end
+
+---Runs a COPY ... FROM STDIN statement over a source: a string, a function that gives pieces and then
+---nil, an object with a `read` method, or a list of pieces. A piece is a string in the statement's
+---format, or a row (a list of values), which is written in COPY's text form. A source that raises undoes
+---the whole.
+---@param sql string
+---@param source string|table|fun(): string|table|nil
+---@return integer rows
+function queries:copy_in(sql, source) end
+
+---Sends a notification; inside a transaction, with its commit.
+---@param channel string
+---@param payload? string
+function queries:notify(channel, payload) end
+
 ---@class nebula.pg.transaction_options
 ---@field isolation? "serializable"|"repeatable read"|"read committed"
 ---@field read_only? boolean
 ---@field deferrable? boolean
+---@field deadline? number|string for the whole, reruns included (none)
 ---@field retries? integer reruns of the function on 40001 and 40P01 (10)
 
 ---Calls `fn(tx)` in a transaction and returns what it returns. Returning commits; an error rolls back

@@ -141,6 +141,26 @@ static int pool_acquire(lua_State *L) {
   return lua_pg_acquire(L, 2, "pool:acquire", 0, acquired);
 }
 
+static int notified(lua_State *L, int status, lua_KContext context) {
+  (void)L;
+  (void)status;
+  (void)context;
+  return 0;
+}
+
+/* notify(channel, payload): SELECT pg_notify($1, $2). */
+static int session_notify(lua_State *L) {
+  luaL_checkstring(L, 2);
+  luaL_optstring(L, 3, NULL);
+  lua_settop(L, 3);
+  lua_getfield(L, 1, "exec");
+  lua_insert(L, 1); // stack: exec, self, channel, payload
+  lua_pushliteral(L, "SELECT pg_notify($1, $2)");
+  lua_insert(L, 3);
+  lua_callk(L, 4, 0, 0, notified);
+  return 0;
+}
+
 static void add_query(lua_State *L, const char *owner, const char *name, int shape, bool session) {
   lua_pushinteger(L, shape);
   lua_pushfstring(L, "%s:%s", owner, name);
@@ -153,6 +173,8 @@ void lua_pg_add_queries(lua_State *L, bool session) { // stack: methods
   static const char *const NAMES[] = {"query", "one", "value", "exec", "rows"};
   for (int shape = LUA_PG_QUERY; shape <= LUA_PG_ROWS; shape++)
     add_query(L, session ? "connection" : "pool", NAMES[shape], shape, session);
+  lua_pushcfunction(L, session_notify);
+  lua_setfield(L, -2, "notify");
   if (session) return;
   lua_pushcfunction(L, pool_acquire);
   lua_setfield(L, -2, "acquire");

@@ -27,7 +27,8 @@ static const char *isolation_level(lua_State *L, const char *name) {
 }
 
 static void read_options(lua_State *L, lua_pg_session *session) {
-  static const char *const NAMES[] = {"isolation", "read_only", "deferrable", "retries", NULL};
+  static const char *const NAMES[] = {"isolation", "read_only", "deferrable",
+                                      "retries",   "deadline",  NULL};
   opt_check(L, OPTIONS, "transaction", NAMES);
   lua_Integer retries = 10;
   bool read_only = false, deferrable = false;
@@ -255,10 +256,53 @@ static int started(lua_State *L, int status, lua_KContext context) {
   return run(L);
 }
 
+static int pass_results(lua_State *L, int status, lua_KContext base) {
+  (void)status;
+  return lua_gettop(L) - (int)base;
+}
+
+/* Calls the method with what was given, but for the deadline. */
+static int without_deadline(lua_State *L) { // upvalues: method, self, function, options
+  for (int i = 1; i <= 4; i++)
+    lua_pushvalue(L, lua_upvalueindex(i));
+  lua_callk(L, 3, LUA_MULTRET, 0, pass_results);
+  return pass_results(L, LUA_OK, 0);
+}
+
+/* deadline= is nebula.task.deadline around the whole. False where the option is absent. */
+static bool has_deadline(lua_State *L, double *seconds) {
+  return lua_istable(L, OPTIONS) && opt_duration(L, OPTIONS, "transaction", "deadline", seconds);
+}
+
+static int under_deadline(lua_State *L, double seconds, lua_CFunction method) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_getfield(L, -1, "nebula");
+  lua_getfield(L, -1, "task");
+  lua_getfield(L, -1, "deadline");
+  lua_pushnumber(L, seconds);
+  lua_pushcfunction(L, method);
+  lua_pushvalue(L, SELF);
+  lua_pushvalue(L, FUNCTION);
+  lua_newtable(L);
+  for (lua_pushnil(L); lua_next(L, OPTIONS) != 0;) { // stack: ..., copy, name, value
+    lua_pushvalue(L, -2);
+    lua_insert(L, -2);
+    lua_settable(L, -4);
+  }
+  lua_pushnil(L);
+  lua_setfield(L, -2, "deadline");
+  lua_pushcclosure(L, without_deadline, 4); // stack: ..., deadline, seconds, body
+  int base = lua_gettop(L) - 3;
+  lua_callk(L, 2, LUA_MULTRET, base, pass_results);
+  return pass_results(L, LUA_OK, base);
+}
+
 int lua_pg_pool_transaction(lua_State *L) {
+  double seconds;
   lua_pg_check_pool(L, SELF, "pool:transaction");
   luaL_checktype(L, FUNCTION, LUA_TFUNCTION);
   lua_settop(L, OPTIONS);
+  if (has_deadline(L, &seconds)) return under_deadline(L, seconds, lua_pg_pool_transaction);
   lua_pg_session *session = lua_pg_push_session(L, SELF);
   session->transaction = true;
   read_options(L, session);
@@ -275,9 +319,11 @@ static int savepoint_set(lua_State *L, int status, lua_KContext context) {
 }
 
 int lua_pg_session_transaction(lua_State *L) {
+  double seconds;
   lua_pg_session *outer = lua_pg_check_session(L, SELF, "transaction");
   luaL_checktype(L, FUNCTION, LUA_TFUNCTION);
   lua_settop(L, OPTIONS);
+  if (has_deadline(L, &seconds)) return under_deadline(L, seconds, lua_pg_session_transaction);
   lua_getiuservalue(L, SELF, 1); // stack: outer, function, options, pool
   lua_pg_session *session = lua_pg_push_session(L, -1);
   lua_replace(L, SESSION);
