@@ -37,6 +37,11 @@ static void on_ready(uv_poll_t *handle, int status, int events) {
   if ((events & UV_WRITABLE) != 0) loop_defer(self->loop, &self->flush);
   /* libuv names every socket error EBADF; libpq reads the true one. */
   if (status < 0 || (events & (UV_READABLE | UV_DISCONNECT)) != 0) pg_conn_process(self);
+  if (status < 0 && handle->data == self) {
+    /* It has also stopped polling, while libpq may have read the server's last words alone. */
+    self->polled = 0;
+    pg_conn_watch(self, UV_READABLE);
+  }
 }
 
 void pg_conn_watch(pg_conn *self, int events) {

@@ -111,6 +111,16 @@ describe("pg transactions", function()
     assert.matches("isolation", failure(db.transaction, db, print, { isolatoin = "serializable" }).message)
   end)
 
+  it("ends at its deadline, rolled back", function()
+    local err = failure(db.transaction, db, function(tx)
+      tx:exec "INSERT INTO t VALUES (1)"
+      tx:exec "SELECT pg_sleep(30)"
+    end, { deadline = "100ms" })
+    assert.equal("timeout", err.kind)
+    assert.same({}, ids())
+    assert.same({ 1, 2 }, { db:transaction(function(tx) return 1, tx:value "SELECT 2" end, { deadline = 10 }) })
+  end)
+
   it("runs again after a serialization failure, until the sum is exact", function()
     for i = 1, 4 do db:exec("INSERT INTO t VALUES ($1)", i) end
     local list = {}
