@@ -53,13 +53,10 @@ static void on_run(uv_work_t *request) {
   self->class->run(self);
 }
 
-static void on_done(uv_work_t *request, int status) {
-  (void)status; // UV_ECANCELED where it never ran: nobody waits then
-  lua_work *self = request->data;
-  self->in_flight = false;
-  if (self->class->ended != NULL) self->class->ended(self);
-  task_wake(self->ticket);
+void lua_work_finish(lua_work *self) {
   lua_State *L = self->main;
+  self->in_flight = false;
+  task_wake(self->ticket);
   lua_rawgetp(L, LUA_REGISTRYINDEX, self);
   lua_pushnil(L); // stack: box, nil
   lua_setiuservalue(L, -2, 1);
@@ -67,6 +64,13 @@ static void on_done(uv_work_t *request, int status) {
   lua_pushnil(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, self);
   if (self->box == NULL) lua_work_release(self);
+}
+
+static void on_done(uv_work_t *request, int status) {
+  (void)status; // UV_ECANCELED where it never ran: nobody waits then
+  lua_work *self = request->data;
+  if (self->class->ended != NULL) self->class->ended(self);
+  if (!self->held) lua_work_finish(self);
 }
 
 static void abandon(void *data) {

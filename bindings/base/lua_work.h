@@ -40,7 +40,7 @@ struct lua_work {
   task_ticket ticket;
   lua_State *main;
   lua_work **box; /* in the userdata; NULL once that is collected */
-  bool in_flight;
+  bool in_flight, held;
 };
 
 /* Pushes a new job of `size` bytes, whose first member is its lua_work. */
@@ -52,6 +52,13 @@ void lua_work_anchor(lua_State *L, int index);
 /* Queues the job at index and waits. `done` is a continuation: its context is the job, the stack is
  * that of the call. Raises what task_wait_begin raises. Use as `return lua_work_wait(...)`. */
 int lua_work_wait(lua_State *L, int index, lua_KFunction done);
+
+/* For `ended`: the wait goes on until lua_work_finish is called on the loop's thread. */
+static inline void lua_work_hold(lua_work *self) {
+  self->held = true;
+}
+
+void lua_work_finish(lua_work *self);
 
 /* Frees the job now, for a `done` that has used what it held and does not touch it again. */
 void lua_work_release(lua_work *self);

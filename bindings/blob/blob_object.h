@@ -35,8 +35,11 @@ enum {
   BLOB_NO_STREAM = -6, /* not compressed as was said, or cut short */
 };
 
+/* Held by all that may still be at work when its handle is gone; counted on the loop's thread. */
 typedef struct blob_store {
-  char *root; /* absolute, without a slash at its end */
+  unsigned holders;
+  char *root;                     /* absolute, without a slash at its end */
+  struct blob_committer *commits; /* those that run or wait; NULL where there are none */
 } blob_store;
 
 typedef struct blob_info {
@@ -74,7 +77,20 @@ int blob_writer_write(blob_writer *self, const void *data, size_t length);
 /* Writes all of a file. */
 int blob_writer_copy(blob_writer *self, const char *path, const atomic_bool *cancelled);
 
-/* Puts the object in its place and closes the writer; *out gets size, digest and time alone. */
+/* The steps of a commit, each only after the one before; where one fails, abort. `seal` ends the
+ * file
+ * (*out gets size, digest and time), `sync` waits until it is on the disk, `place` gives it its
+ * name, if the conditions hold, and closes the writer, `blob_sync` makes the name last. */
+int blob_writer_seal(blob_writer *self, const char *pairs, size_t pairs_length, blob_info *out);
+int blob_writer_sync(blob_writer *self);
+int blob_writer_place(blob_writer *self, const char *key, size_t length,
+                      const blob_conditions *conditions);
+int blob_sync(const blob_store *store, const char *key, size_t length);
+
+/* Syncs the store's whole file system, for many writers or names at a time. */
+int blob_sync_all(const blob_store *store);
+
+/* All of these at once; aborts where one fails. */
 int blob_writer_commit(blob_writer *self, const char *key, size_t length,
                        const blob_conditions *conditions, const char *pairs, size_t pairs_length,
                        blob_info *out);

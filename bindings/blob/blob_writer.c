@@ -165,44 +165,73 @@ static int move_into_place(const blob_writer *self, char *path) {
   return errno;
 }
 
-/* Ends the file: metadata, footer, and all of it on the disk. */
-static int writer_seal(blob_writer *self, const char *pairs, size_t pairs_length, blob_info *out) {
+int blob_writer_seal(blob_writer *self, const char *pairs, size_t pairs_length, blob_info *out) {
   unsigned char footer[BLOB_FOOTER];
   *out = (blob_info){.size = self->size};
   if (EVP_DigestFinal_ex(self->digest, out->digest, NULL) != 1) return EIO;
   blob_footer_write(footer, out, pairs, pairs_length);
   int error = fs_write_fully(self->fd, pairs, pairs_length);
   if (error == 0) error = fs_write_fully(self->fd, footer, sizeof footer);
-  if (error == 0 && fsync(self->fd) != 0) error = errno;
   struct stat info;
   if (error == 0 && fstat(self->fd, &info) != 0) error = errno;
-  if (error == 0)
+  if (error == 0) {
     out->modified = (int64_t)info.st_mtim.tv_sec * 1000000 + info.st_mtim.tv_nsec / 1000;
+    // Started here, the disk may be done with it when the sync comes.
+    (void)sync_file_range(self->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+  }
   return error;
 }
 
-int blob_writer_commit(blob_writer *self, const char *key, size_t length,
-                       const blob_conditions *conditions, const char *pairs, size_t pairs_length,
-                       blob_info *out) {
+int blob_writer_sync(blob_writer *self) {
+  return fsync(self->fd) != 0 ? errno : 0;
+}
+
+static int path_of(const blob_store *store, const char *key, size_t length, bytes *path) {
+  bytes_append_text(path, store->root);
+  blob_path_append(path, key, length);
+  return path->failed ? ENOMEM : 0;
+}
+
+int blob_writer_place(blob_writer *self, const char *key, size_t length,
+                      const blob_conditions *conditions) {
   bytes path = {0};
-  bytes_append_text(&path, self->store->root);
-  blob_path_append(&path, key, length);
   int lock = -1;
-  int error = path.failed ? ENOMEM : writer_seal(self, pairs, pairs_length, out);
+  int error = path_of(self->store, key, length, &path);
   if (error == 0) error = lock_key(self->store, key, length, &lock);
   if (error == 0) {
     error = check_conditions(self->store, key, length, conditions);
     if (error == 0) error = move_into_place(self, path.data);
     (void)close(lock);
   }
-  if (error == 0) {
-    writer_clear(self);
-    error = fs_sync_parent(path.data);
-    if (error == ENOENT) error = 0; // deleted meanwhile, with its directory
-  } else {
-    blob_writer_abort(self);
-  }
+  if (error == 0) writer_clear(self);
   bytes_free(&path);
+  return error;
+}
+
+int blob_sync(const blob_store *store, const char *key, size_t length) {
+  bytes path = {0};
+  int error = path_of(store, key, length, &path);
+  if (error == 0) error = fs_sync_parent(path.data);
+  bytes_free(&path);
+  return error == ENOENT ? 0 : error; // deleted meanwhile, with its directory
+}
+
+int blob_sync_all(const blob_store *store) {
+  int fd = open(store->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errno;
+  int error = syncfs(fd) != 0 ? errno : 0;
+  (void)close(fd);
+  return error;
+}
+
+int blob_writer_commit(blob_writer *self, const char *key, size_t length,
+                       const blob_conditions *conditions, const char *pairs, size_t pairs_length,
+                       blob_info *out) {
+  int error = blob_writer_seal(self, pairs, pairs_length, out);
+  if (error == 0) error = blob_writer_sync(self);
+  if (error == 0) error = blob_writer_place(self, key, length, conditions);
+  if (error == 0) error = blob_sync(self->store, key, length);
+  blob_writer_abort(self);
   return error;
 }
 
@@ -220,10 +249,9 @@ static void prune(const blob_store *store, char *path) {
 int blob_delete(const blob_store *store, const char *key, size_t length,
                 const blob_conditions *conditions) {
   bytes path = {0};
-  bytes_append_text(&path, store->root);
-  blob_path_append(&path, key, length);
   int lock = -1;
-  int error = path.failed ? ENOMEM : lock_key(store, key, length, &lock);
+  int error = path_of(store, key, length, &path);
+  if (error == 0) error = lock_key(store, key, length, &lock);
   if (error == 0) {
     error = check_conditions(store, key, length, conditions);
     if (error == 0 && unlink(path.data) != 0)

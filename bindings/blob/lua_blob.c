@@ -18,13 +18,19 @@
 static const char STORE_TYPE[] = "nebula.blob.store";
 
 typedef struct store_box {
-  blob_store store;
+  blob_store *store;
   char *url; /* "file:" and the root, percent-encoded */
 } store_box;
 
+void blob_store_release(blob_store *self) {
+  if (self == NULL || --self->holders > 0) return;
+  free(self->root);
+  free(self);
+}
+
 static int store_collect(lua_State *L) {
   store_box *self = luaL_checkudata(L, 1, STORE_TYPE);
-  free(self->store.root);
+  blob_store_release(self->store);
   free(self->url);
   *self = (store_box){0};
   return 0;
@@ -32,15 +38,15 @@ static int store_collect(lua_State *L) {
 
 static const store_box *check_box(lua_State *L, const char *call) {
   const store_box *self = luaL_testudata(L, 1, STORE_TYPE);
-  if (self == NULL || self->store.root == NULL) {
+  if (self == NULL || self->store == NULL) {
     err_raisef(L, ERR_VALIDATION, "blob",
                "%s: call it as a method of an open store: store:put(...)", call);
   }
   return self;
 }
 
-const blob_store *blob_check_store(lua_State *L, const char *call) {
-  return &check_box(L, call)->store;
+blob_store *blob_check_store(lua_State *L, const char *call) {
+  return check_box(L, call)->store;
 }
 
 void blob_check_key(lua_State *L, int index, const char *call, blob_key *out) {
@@ -102,11 +108,16 @@ static void set_root(lua_State *L, store_box *self, const char *path, bool escap
     root.data[--root.length] = '\0';
   bytes_append_text(&url, "file:");
   if (!root.failed) blob_url_append(&url, root.data, root.length);
-  self->store.root = bytes_detach(&root);
+  self->store = calloc(1, sizeof *self->store);
+  if (self->store != NULL) {
+    self->store->holders = 1;
+    self->store->root = bytes_detach(&root);
+  }
   self->url = bytes_detach(&url);
   bytes_free(&root);
   bytes_free(&url);
-  if (self->store.root == NULL || self->url == NULL) luaL_error(L, "not enough memory");
+  if (self->store == NULL || self->store->root == NULL || self->url == NULL)
+    luaL_error(L, "not enough memory");
 }
 
 static void prepare_run(lua_work *work) {
@@ -150,7 +161,7 @@ static int blob_open(lua_State *L) {
   set_root(L, self, path, by_url);
   lua_replace(L, 1);
   lua_settop(L, 1);
-  (void)blob_job_new(L, &OPEN, false);
+  (void)blob_job_new(L, &OPEN, sizeof(blob_job), false);
   return blob_job_wait(L, 1, prepare_done);
 }
 
@@ -249,10 +260,10 @@ void blob_wish_free(blob_wish *self) {
 
 /* ---- jobs ---- */
 
-blob_job *blob_job_new(lua_State *L, const lua_work_class *class, bool keyed) {
-  const blob_store *store = blob_check_store(L, class->call);
-  blob_job *self = lua_work_new(L, sizeof *self, class);
-  self->store = store;
+blob_job *blob_job_new(lua_State *L, const lua_work_class *class, size_t size, bool keyed) {
+  blob_store *store = blob_check_store(L, class->call);
+  blob_job *self = lua_work_new(L, size, class);
+  self->store = blob_store_hold(store);
   if (keyed) blob_check_key(L, 2, class->call, &self->key);
   return self;
 }
@@ -269,6 +280,7 @@ int blob_job_wait(lua_State *L, int count, lua_KFunction done) {
 
 void blob_job_destroy(lua_work *work) {
   blob_job *self = (blob_job *)work;
+  blob_store_release(self->store);
   blob_wish_free(&self->wish);
   free(self->file);
   free(self->result);
@@ -292,7 +304,7 @@ static const char *remedy(int error) {
 _Noreturn void blob_raise(lua_State *L, const char *call, const blob_key *key, const char *path,
                           int error) {
   const store_box *box = luaL_testudata(L, 1, STORE_TYPE);
-  const char *root = box == NULL ? "the store" : box->store.root;
+  const char *root = box == NULL ? "the store" : box->store->root;
   err_info info = {.kind = ERR_IO, .source = "blob"};
   lua_pushlstring(L, key->text, key->length);
   const char *name = lua_tostring(L, -1);

@@ -27,7 +27,7 @@ typedef struct blob_wish {
 /* A job of one whole operation. `run` of its class does it and sets error. */
 typedef struct blob_job {
   lua_work base;
-  const blob_store *store;
+  blob_store *store; /* held */
   blob_key key, other;
   blob_wish wish;
   const char *data; /* Lua's memory, anchored */
@@ -45,7 +45,14 @@ typedef struct blob_job {
 } blob_job;
 
 /* The store at index 1. Raises `validation`. */
-const blob_store *blob_check_store(lua_State *L, const char *call);
+blob_store *blob_check_store(lua_State *L, const char *call);
+
+static inline blob_store *blob_store_hold(blob_store *self) {
+  self->holders++;
+  return self;
+}
+
+void blob_store_release(blob_store *self); /* safe with NULL */
 
 /* Copies the key at index, checked. Raises `validation`. */
 void blob_check_key(lua_State *L, int index, const char *call, blob_key *out);
@@ -63,14 +70,32 @@ static inline blob_conditions blob_conditions_of(const blob_wish *wish) {
   return (blob_conditions){wish->if_match, wish->if_none_match};
 }
 
-/* Pushes a new job of the class on the store, with the key at index 2 where `keyed`. */
-blob_job *blob_job_new(lua_State *L, const lua_work_class *class, bool keyed);
+/* Pushes a new job of the class on the store, with the key at index 2 where `keyed`. `size` is that
+ * of a struct that begins with a blob_job. */
+blob_job *blob_job_new(lua_State *L, const lua_work_class *class, size_t size, bool keyed);
 
 /* Keeps the first `count` values of the stack alive with the job at the top, and waits. */
 int blob_job_wait(lua_State *L, int count, lua_KFunction done);
 
 /* For lua_work_class: frees what a job holds. */
 void blob_job_destroy(lua_work *work);
+
+/* A sealed writer that waits to be stored: part of a job. */
+typedef struct blob_pending {
+  struct blob_pending *next;
+  lua_work *work;
+  void (*ended)(lua_work *work); /* when it is stored or not; may be NULL */
+  blob_store *store;
+  blob_writer *writer;
+  const blob_key *key;
+  const blob_wish *wish;
+  int *error;
+} blob_pending;
+
+/* Holds the pending's job until its object is stored, or *error says why not and the writer is
+ * aborted. Called by `ended`. What waits at one time is synced together: one commit of the file
+ * system's journal serves them all. */
+void blob_commit(blob_pending *pending);
 
 /* Raises the failure of a call on a key; `path` is the file that it is about, or NULL. */
 _Noreturn void blob_raise(lua_State *L, const char *call, const blob_key *key, const char *path,

@@ -22,7 +22,7 @@ enum { KEY = 2, OPTIONS = 3, PIECE = 256 * 1024, GET_MOST = 256 << 20 };
 static blob_job *begin(lua_State *L, const lua_work_class *class, const char *const names[]) {
   lua_settop(L, OPTIONS);
   opt_check(L, OPTIONS, class->call, names);
-  blob_job *self = blob_job_new(L, class, true);
+  blob_job *self = blob_job_new(L, class, sizeof(blob_job), true);
   blob_read_conditions(L, OPTIONS, class->call, &self->wish);
   return self;
 }
@@ -225,7 +225,7 @@ static int store_delete_many(lua_State *L) {
                luaL_typename(L, KEY));
   }
   opt_check(L, OPTIONS, DELETE.call, NAMES);
-  blob_job *self = blob_job_new(L, &DELETE, false);
+  blob_job *self = blob_job_new(L, &DELETE, sizeof(blob_job), false);
   lua_Integer count = luaL_len(L, KEY);
   for (lua_Integer i = 1; i <= count; i++) {
     lua_rawgeti(L, KEY, i);
@@ -285,7 +285,7 @@ static int store_copy(lua_State *L) {
   enum { TO = 3, COPY_OPTIONS };
   lua_settop(L, COPY_OPTIONS);
   opt_check(L, COPY_OPTIONS, COPY.call, NAMES);
-  blob_job *self = blob_job_new(L, &COPY, true);
+  blob_job *self = blob_job_new(L, &COPY, sizeof(blob_job), true);
   blob_check_key(L, TO, COPY.call, &self->other);
   blob_read_conditions(L, COPY_OPTIONS, COPY.call, &self->wish);
   blob_read_pairs(L, COPY_OPTIONS, COPY.call, &self->wish);

@@ -24,25 +24,42 @@ static const char WRITER_TYPE[] = "nebula.blob.writer";
 static const char *const NAMES[] = {PUT_OPTIONS, NULL};
 static const char *const WRITER_NAMES[] = {PUT_OPTIONS, "compress", NULL};
 
-/* ---- put of text or a file: one job ---- */
+/* ---- put of text or a file: one job, then its commit ---- */
+
+typedef struct put_job {
+  blob_job base;
+  blob_writer writer;
+  blob_pending pending;
+  bool sealed;
+} put_job;
 
 static void put_run(lua_work *work) {
   blob_job *self = (blob_job *)work;
-  blob_writer writer;
-  blob_conditions conditions = blob_conditions_of(&self->wish);
-  self->error = blob_writer_open(&writer, self->store);
+  blob_writer *writer = &((put_job *)work)->writer;
+  self->error = blob_writer_open(writer, self->store);
   if (self->error == 0 && self->file != NULL) {
-    self->error = blob_writer_copy(&writer, self->file, &work->cancelled);
+    self->error = blob_writer_copy(writer, self->file, &work->cancelled);
   } else if (self->error == 0) {
-    self->error = blob_writer_write(&writer, self->data, self->length);
+    self->error = blob_writer_write(writer, self->data, self->length);
   }
-  if (self->error == 0 && atomic_load(&work->cancelled)) self->error = ECANCELED;
   if (self->error == 0) {
-    self->error =
-        blob_writer_commit(&writer, self->key.text, self->key.length, &conditions,
-                           bytes_text(&self->wish.pairs), self->wish.pairs.length, &self->info);
+    self->error = blob_writer_seal(writer, bytes_text(&self->wish.pairs), self->wish.pairs.length,
+                                   &self->info);
   }
-  blob_writer_abort(&writer);
+  ((put_job *)work)->sealed = self->error == 0;
+  if (self->error != 0) blob_writer_abort(writer);
+}
+
+static void put_ended(lua_work *work) {
+  put_job *self = (put_job *)work;
+  if (!self->sealed) return;
+  self->pending = (blob_pending){.work = work,
+                                 .store = self->base.store,
+                                 .writer = &self->writer,
+                                 .key = &self->base.key,
+                                 .wish = &self->base.wish,
+                                 .error = &self->base.error};
+  blob_commit(&self->pending);
 }
 
 static int put_done(lua_State *L, int status, lua_KContext context) {
@@ -59,8 +76,8 @@ static int put_done(lua_State *L, int status, lua_KContext context) {
 
 static int put_at_once(lua_State *L) {
   static const lua_work_class PUT = {
-      .call = "store:put", .run = put_run, .destroy = blob_job_destroy};
-  blob_job *self = blob_job_new(L, &PUT, true);
+      .call = "store:put", .run = put_run, .ended = put_ended, .destroy = blob_job_destroy};
+  blob_job *self = blob_job_new(L, &PUT, sizeof(put_job), true);
   int job = lua_gettop(L);
   blob_read_conditions(L, OPTIONS, PUT.call, &self->wish);
   blob_read_pairs(L, OPTIONS, PUT.call, &self->wish);
@@ -83,7 +100,7 @@ static int put_at_once(lua_State *L) {
 
 typedef struct stream {
   blob_writer writer; /* opened by the first operation */
-  const blob_store *store;
+  blob_store *store;  /* held */
   blob_key key;
   blob_wish wish;
   compress_stream *compress; /* NULL: the bytes as they come */
@@ -98,10 +115,13 @@ typedef struct stream_job {
   const char *data; /* Lua's memory, anchored */
   size_t length;
   blob_info info;
+  blob_pending pending;
+  bool sealed;
 } stream_job;
 
 static void stream_free(stream *self) {
   blob_writer_abort(&self->writer);
+  blob_store_release(self->store);
   blob_wish_free(&self->wish);
   compress_free(self->compress);
   bytes_free(&self->compressed);
@@ -151,14 +171,32 @@ static void write_run(lua_work *work) {
 static void finish_run(lua_work *work) {
   stream_job *job = (stream_job *)work;
   stream *self = job->stream;
-  blob_conditions conditions = blob_conditions_of(&self->wish);
   self->error = stream_begin(self);
   if (self->error == 0 && self->compress != NULL) self->error = stream_write(self, "", 0, true);
   if (self->error == 0) {
-    self->error =
-        blob_writer_commit(&self->writer, self->key.text, self->key.length, &conditions,
-                           bytes_text(&self->wish.pairs), self->wish.pairs.length, &job->info);
+    self->error = blob_writer_seal(&self->writer, bytes_text(&self->wish.pairs),
+                                   self->wish.pairs.length, &job->info);
   }
+  job->sealed = self->error == 0;
+  if (self->error != 0) blob_writer_abort(&self->writer);
+}
+
+/* A sealed writer stays busy until it is stored. */
+static void finish_ended(lua_work *work) {
+  stream_job *job = (stream_job *)work;
+  stream *self = job->stream;
+  if (!job->sealed) {
+    job_ended(work);
+    return;
+  }
+  job->pending = (blob_pending){.work = work,
+                                .ended = job_ended,
+                                .store = self->store,
+                                .writer = &self->writer,
+                                .key = &self->key,
+                                .wish = &self->wish,
+                                .error = &self->error};
+  blob_commit(&job->pending);
 }
 
 /* Gives the memory back, or leaves that to the thread that is at it: then nothing is stored. */
@@ -186,7 +224,7 @@ static stream *push_writer(lua_State *L, int options, const char *call) {
   if (self == NULL) luaL_error(L, "not enough memory");
   self->writer.fd = -1;
   *box = self;
-  self->store = blob_check_store(L, call);
+  self->store = blob_store_hold(blob_check_store(L, call));
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1); // the store lives as long as its writers
   blob_check_key(L, KEY, call, &self->key);
@@ -236,7 +274,7 @@ static void put_store_first(lua_State *L) {
 static const lua_work_class WRITE = {
     .call = "writer:write", .run = write_run, .begun = job_begun, .ended = job_ended};
 static const lua_work_class FINISH = {
-    .call = "writer:finish", .run = finish_run, .begun = job_begun, .ended = job_ended};
+    .call = "writer:finish", .run = finish_run, .begun = job_begun, .ended = finish_ended};
 
 static int write_done(lua_State *L, int status, lua_KContext context) {
   (void)status;

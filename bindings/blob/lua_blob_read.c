@@ -23,7 +23,7 @@ typedef struct source {
 
 typedef struct read_job {
   lua_work base;
-  const blob_store *store;
+  blob_store *store; /* held by the job that opens */
   source *source;
   blob_wish wish;
   size_t length;
@@ -51,6 +51,7 @@ static void job_ended(lua_work *work) {
 
 static void job_destroy(lua_work *work) {
   read_job *self = (read_job *)work;
+  blob_store_release(self->store);
   blob_wish_free(&self->wish);
   free(self->result);
 }
@@ -113,7 +114,7 @@ static int store_reader(lua_State *L) {
                                       .destroy = job_destroy};
   static const char *const NAMES[] = {"deadline", "decompress", "if_match", "if_none_match", NULL};
   lua_settop(L, OPTIONS);
-  const blob_store *store = blob_check_store(L, OPEN.call);
+  blob_store *store = blob_check_store(L, OPEN.call);
   opt_check(L, OPTIONS, OPEN.call, NAMES);
   source **box = lua_newuserdatauv(L, sizeof(source *), 1);
   *box = NULL;
@@ -126,7 +127,7 @@ static int store_reader(lua_State *L) {
   lua_setiuservalue(L, -2, 1); // for its errors
   blob_check_key(L, 2, OPEN.call, &self->key);
   read_job *job = push_job(L, &OPEN, self, OPTIONS + 1);
-  job->store = store;
+  job->store = blob_store_hold(store);
   blob_read_conditions(L, OPTIONS, OPEN.call, &job->wish);
   compress_kind kind;
   if (blob_read_kind(L, OPTIONS, OPEN.call, "decompress", &kind)) {
