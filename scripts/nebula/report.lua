@@ -49,7 +49,8 @@ function report.print(err, prefix)
     local detail = err.detail and tostring(err.detail)
     if detail and detail:find "^stack traceback:" then detail = own_frames(detail) end -- a sandbox's own
     lines[#lines + 1] = detail
-    local traceback = not PLAIN[err.kind] and not rawget(err, "usage") and err.traceback and own_frames(err.traceback)
+    local plain = PLAIN[err.kind] or rawget(err, "usage") or tostring(err.code):find "^08" -- no connection
+    local traceback = not plain and err.traceback and own_frames(err.traceback)
     if traceback then lines[#lines + 1] = traceback end
   end
   io.stderr:write(table.concat(lines, "\n"), "\n")

@@ -6,7 +6,9 @@ local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
 
 local PROGRAM = nebula.fs.realpath(directory.build .. "/nebula")
-local NAMES = { "plain.txt", "with space", "per%cent%41", "new\nline", "latin1-\xe9", "ünïcödé", ".hidden", "a'b\"c\\d" }
+local NAMES = {
+  "plain.txt", "with space", "per%cent%41", "new\nline", "latin1-\xe9", "ünïcödé", ".hidden", "a'b\"c\\d",
+}
 
 describe("nebula run", function()
   local url, place, tree
@@ -24,7 +26,9 @@ describe("nebula run", function()
   end)
 
   local function run(...)
-    return child.run { file = PROGRAM, args = { "run", "--json", ... }, cwd = place, stdin = "", env = { DATABASE_URL = url } }
+    return child.run {
+      file = PROGRAM, args = { "run", "--json", ... }, cwd = place, stdin = "", env = { DATABASE_URL = url },
+    }
   end
 
   it("takes every file through the queue and reads every artifact back, twice in a row", function()
