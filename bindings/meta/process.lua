@@ -1,5 +1,4 @@
 ---@meta nebula.process
-
 -- Child processes, and signals to this one. Only inside the host: `require "nebula.process"`.
 
 ---@class nebula.process

@@ -1,5 +1,4 @@
 ---@meta nebula.sandbox
-
 -- A Lua state of its own for code that is not trusted: no I/O, no clock, capped memory and work,
 -- seeded randomness, `pairs` in the order of the keys. Only inside the host: `require "nebula.sandbox"`.
 

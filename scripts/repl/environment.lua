@@ -14,7 +14,7 @@ local makers = {
   sql = function(env)
     return function(statement, ...) return env.db:query(statement, ...) end
   end,
-  plot = function() return require("nebula.ui").plot end,
+  plot = function() return require "nebula.plot" end,
 }
 
 --- The lazily made names.
