@@ -56,6 +56,17 @@ static void add_literal(luaL_Buffer *b, const pg_request *r, long i) {
   luaL_addchar(b, '\'');
 }
 
+/* Appends the type that the server gave the parameter: an untyped literal may be taken for another,
+ * as in `$1 + interval '1 day'`. A type of the user's own is left to the server. */
+static void add_cast(luaL_Buffer *b, Oid type) {
+  Oid element = pg_type_element(type);
+  const char *name = pg_type_name(element != 0 ? element : type);
+  if (name == NULL) return;
+  luaL_addstring(b, "::pg_catalog.\"");
+  luaL_addstring(b, name);
+  luaL_addstring(b, element != 0 ? "\"[]" : "\"");
+}
+
 /* Pushes the query with its $n replaced, outside of quotes and comments. */
 static void push_bound(lua_State *L, const char *sql, size_t length, const pg_request *r) {
   luaL_Buffer b;
@@ -67,10 +78,14 @@ static void push_bound(lua_State *L, const char *sql, size_t length, const pg_re
     if (next == end) break;
     char *after;
     long n = strtol(next + 1, &after, 10);
-    if (n >= 1 && n <= r->nparams)
+    if (n >= 1 && n <= r->nparams) {
+      luaL_addchar(&b, '(');
       add_literal(&b, r, n - 1);
-    else
+      add_cast(&b, r->statement->params[n - 1]);
+      luaL_addchar(&b, ')');
+    } else {
       luaL_addlstring(&b, next, (size_t)(after - next));
+    }
     sql = after;
   }
   luaL_pushresult(&b);

@@ -36,6 +36,10 @@ describe("pg copy", function()
       { args = { 10, { 2, 3, 99 }, "$1 -- $2" } })
     assert.equal("2\n3\n", text)
     assert.equal(2, count)
+    -- an untyped literal would be taken for an interval here
+    text = out("SELECT $1 + interval '1 day' FROM (SELECT $1::timestamptz) t",
+      { args = { "2026-11-22T17:58:03.000000Z" } })
+    assert.equal("2026-11-23 17:58:03+00\n", text)
     assert.matches("has 1 parameter", failure(out, "SELECT $1::int", { args = { 1, 2 } }).message)
   end)
 
