@@ -17,6 +17,27 @@ child.pid = (function()
   return file:read("n")
 end)()
 
+-- busted gives each spec file a fresh set of modules; what a process has only once is kept here.
+local registry = debug.getregistry()
+
+--- A table of this name that all spec files of this process share.
+---@param name string
+---@return table
+function child.shared(name)
+  local key = "nebula.spec." .. name
+  registry[key] = registry[key] or {}
+  return registry[key]
+end
+
+--- Counts: 1 at the first call with this name in this process, then 2, and so on.
+---@param name string
+---@return integer
+function child.next_number(name)
+  local counts = child.shared "counts"
+  counts[name] = (counts[name] or 0) + 1
+  return counts[name]
+end
+
 -- The options of process.spawn for one that ends with us. `user` is dropped to; `end_signal` is what
 -- the kernel sends when we are gone.
 local function options_with_us(options)

@@ -16,7 +16,7 @@ local LONGEST_PATH = 107 - 20
 local PLACES = { lfs.currentdir() .. "/" .. directory.build .. "/spec", "/tmp" }
 local NAME = "nebula-servers-"
 
-local own, outside -- the directories of this process, once they are made
+local own = child.shared "directory" -- the directories of this process, once they are made: path, outside
 
 local function can_enter(path)
   if not child.is_root then return true end
@@ -60,12 +60,12 @@ end
 ---@param user string? its owner
 ---@return string absolute path
 function directory.make(name, user)
-  if not own then
+  if not own.path then
     directory.sweep()
-    own = choose()
-    child.must { file = "mkdir", args = { "-p", "-m", "755", own } }
+    own.path = choose()
+    child.must { file = "mkdir", args = { "-p", "-m", "755", own.path } }
   end
-  local path = own .. "/" .. name
+  local path = own.path .. "/" .. name
   local args = { "-d", "-m", "700" }
   if user then args = { "-d", "-m", "700", "-o", user, "-g", user } end
   args[#args + 1] = path
@@ -77,18 +77,18 @@ end
 ---@param name string a path component, free in this process
 ---@return string absolute path
 function directory.make_outside(name)
-  outside = "/tmp/" .. NAME .. child.pid
-  child.must { file = "mkdir", args = { "-p", "-m", "755", outside } }
-  local path = outside .. "/" .. name
+  own.outside = "/tmp/" .. NAME .. child.pid
+  child.must { file = "mkdir", args = { "-p", "-m", "755", own.outside } }
+  local path = own.outside .. "/" .. name
   child.must { file = "install", args = { "-d", "-m", "700", path } }
   return path
 end
 
 --- Removes the files of all servers of this process; they must have ended.
 function directory.remove_own()
-  if own then directory.remove(own) end
-  if outside then directory.remove(outside) end
-  own, outside = nil, nil
+  if own.path then directory.remove(own.path) end
+  if own.outside then directory.remove(own.outside) end
+  own.path, own.outside = nil, nil
 end
 
 return directory

@@ -71,13 +71,10 @@ function nebula.stock(options)
   return run(copy, "lua5.4")
 end
 
-local scratches = 0
-
 --- Makes an empty directory for a spec's files; it is removed with the run's.
 ---@return string absolute path
 function nebula.scratch()
-  scratches = scratches + 1
-  return directory.make_outside("scratch-" .. scratches)
+  return directory.make_outside("scratch-" .. child.next_number "scratches")
 end
 
 --- Writes files below a directory: { ["policies/mine.lua"] = "return {}" }.

@@ -28,8 +28,6 @@ local STOP_SIGNALS = { smart = 15, fast = 2, immediate = 3 }
 local Server = {}
 Server.__index = Server
 
-local servers, databases = 0, 0
-
 local function encoded(text)
   return (text:gsub("[^%w/._~-]", function(c) return ("%%%02X"):format(c:byte()) end))
 end
@@ -39,8 +37,7 @@ local function url_of(where, database)
 end
 
 local function create_database(where, name)
-  databases = databases + 1
-  name = name or ("spec_%d_%d"):format(child.pid, databases)
+  name = name or ("spec_%d_%d"):format(child.pid, child.next_number "databases")
   child.must {
     file = BIN .. "/psql", cwd = "/",
     args = { "-X", "-q", "-h", where, "-U", "nebula", "-d", "postgres",
@@ -117,8 +114,7 @@ end
 ---@param settings table<string, string>? lines of postgresql.conf besides the defaults
 ---@return spec.Server
 function postgres.server(settings)
-  servers = servers + 1
-  local where = directory.make("postgres-" .. servers, USER)
+  local where = directory.make("postgres-" .. child.next_number "servers", USER)
   child.must {
     file = BIN .. "/initdb", user = USER, cwd = where,
     args = { "-D", where .. "/data", "-U", "nebula", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync" },
@@ -134,13 +130,13 @@ function postgres.server(settings)
 end
 
 -- The server of the whole run; where there is no run around this process, one of its own.
-local shared
+local shared = child.shared "postgres"
 
 local function shared_directory()
   local given = os.getenv(SHARED)
   if given then return given end
-  shared = shared or postgres.server()
-  return shared.directory
+  shared.server = shared.server or postgres.server()
+  return shared.server.directory
 end
 
 --- The URL of a database of the shared server; "nebula" is always there.
@@ -161,8 +157,8 @@ end
 
 --- Stops the shared server where this process has started it.
 function postgres.unshare()
-  if shared then shared:close() end
-  shared = nil
+  if shared.server then shared.server:close() end
+  shared.server = nil
 end
 
 return postgres

@@ -175,15 +175,13 @@ end
 
 Gateway.__close = Gateway.close
 
-local gateways = 0
-
 --- Starts a gateway of one's own. Close it: `local gateway <close> = s3.server()`.
 ---@return spec.Gateway
 function s3.server()
   local attempt = 1
   while true do
-    gateways = gateways + 1
-    local self = setmetatable({ directory = directory.make("s3-" .. gateways), processes = {} }, Gateway)
+    local where = directory.make("s3-" .. child.next_number "gateways")
+    local self = setmetatable({ directory = where, processes = {} }, Gateway)
     configure(self)
     make_certificate(self)
     local started, problem = pcall(start, self)
@@ -195,21 +193,17 @@ function s3.server()
 end
 
 -- The gateway of the whole run; where there is no run around this process, one of its own.
-local shared
+local shared = child.shared "s3"
 
 local function shared_gateway()
-  if shared then return shared end
   local endpoint = os.getenv(SHARED .. "ENDPOINT")
-  if not endpoint then
-    shared = s3.server()
-  else
-    shared = {
-      endpoint = endpoint,
-      tls_endpoint = os.getenv(SHARED .. "TLS_ENDPOINT"),
-      ca_file = os.getenv(SHARED .. "CA_FILE"),
+  if endpoint then
+    return {
+      endpoint = endpoint, tls_endpoint = os.getenv(SHARED .. "TLS_ENDPOINT"), ca_file = os.getenv(SHARED .. "CA_FILE"),
     }
   end
-  return shared
+  shared.gateway = shared.gateway or s3.server()
+  return shared.gateway
 end
 
 --- http://127.0.0.1:port of the shared gateway.
@@ -221,13 +215,10 @@ function s3.tls_endpoint() return shared_gateway().tls_endpoint end
 --- The certificate that the HTTPS port shows, which signs itself.
 function s3.ca_file() return shared_gateway().ca_file end
 
-local buckets = 0
-
 --- Makes an empty bucket on the shared gateway and returns its name.
 ---@return string
 function s3.bucket()
-  buckets = buckets + 1
-  local name = ("spec-%d-%d"):format(child.pid, buckets)
+  local name = ("spec-%d-%d"):format(child.pid, child.next_number "buckets")
   child.must {
     file = "curl",
     args = { "-sS", "--fail-with-body", "-X", "PUT", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD",
@@ -271,8 +262,8 @@ end
 
 --- Stops the shared gateway where this process has started it.
 function s3.unshare()
-  if shared and shared.close then shared:close() end
-  shared = nil
+  if shared.gateway then shared.gateway:close() end
+  shared.gateway = nil
 end
 
 return s3
