@@ -35,6 +35,7 @@ void *lua_work_new(lua_State *L, size_t size, const lua_work_class *class) {
   self->class = class;
   self->box = box;
   *box = self;
+  lua_gc(L, LUA_GCSTEP, (int)(size / 1024) + 1); // the collector does not see the job's memory
   return self;
 }
 

