@@ -6,13 +6,15 @@
 #include <errno.h>
 #include <histedit.h>
 #include <locale.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+#include <wchar.h>
 
-enum { HISTORY_MOST = 5000, KEYS_A_TURN = 4096 };
+enum { HISTORY_MOST = 5000, KEYS_A_TURN = 4096, ESCAPE_MS = 50 };
 
 #ifdef __SANITIZE_ADDRESS__
 /* libedit never frees the names of added functions (its eln.c says so). */
@@ -61,6 +63,22 @@ static unsigned char on_end(EditLine *line, int key) {
   el_cursor(line, 1);
   el_deletestr(line, 1);
   return CC_REFRESH;
+}
+
+/* One character for libedit. A sequence of keys that stops in the middle (Escape alone) must not
+ * stop the loop: after ESCAPE_MS it counts as ended, and el_gets returns. */
+static int read_character(EditLine *line, wchar_t *out) {
+  struct pollfd ready = {.fd = fileno(self_of(line)->terminal), .events = POLLIN};
+  mbstate_t state = {0};
+  for (;;) {
+    char byte;
+    if (poll(&ready, 1, ESCAPE_MS) <= 0) return -1;
+    if (read(ready.fd, &byte, 1) != 1) return -1;
+    size_t used = mbrtowc(out, &byte, 1, &state);
+    if (used == (size_t)-2) continue; // more bytes of it follow
+    if (used != (size_t)-1) return 1;
+    memset(&state, 0, sizeof state); // a byte that is no character is left out
+  }
 }
 
 static void finish(editor *self, editor_event event) {
@@ -124,6 +142,7 @@ static bool set_up(editor *self) {
   history(self->history, &event, H_SETUNIQUE, 1);
   el_set(self->line, EL_CLIENTDATA, self);
   el_set(self->line, EL_SIGNAL, 0);
+  el_set(self->line, EL_GETCFN, read_character);
   el_set(self->line, EL_EDITOR, "emacs");
   el_set(self->line, EL_HIST, history, self->history);
   el_set(self->line, EL_PROMPT, prompt_of);

@@ -107,6 +107,13 @@ describe("the prompt", function()
     prompt:line("1 + 1", "2")
   end)
 
+  it("goes on with its tasks while Escape waits for another key", function()
+    local prompt <close> = open()
+    prompt:line("task.spawn(function() task.sleep(0.5) print('from ' .. 'behind') end)", "task")
+    prompt:type "\27"
+    prompt:expect "from behind"
+  end)
+
   it("completes globals, fields and modules with Tab", function()
     local prompt <close> = open()
     prompt:type "nebula.ta\t.sle\t0)\r"
