@@ -12,8 +12,26 @@ local blobs = {}
 local Blobs = {}
 Blobs.__name = "nebula.Blobs"
 
+local OPENED = { store = true, kind = true, place = true }
+
+-- Opens the store at its first use: a script that never touches a blob needs no place for them.
+local function open_store(self)
+  local opts = self.options or config.blobs()
+  local is_directory = type(opts.url) == "string" and opts.url:find "^file:" ~= nil
+  local store = is_directory and nebula.blob.open(opts) or nebula.s3.connect(opts)
+  rawset(self, "kind", is_directory and "directory" or "s3")
+  rawset(self, "place", is_directory and opts.url
+    or ("s3://%s%s"):format(opts.bucket or "", opts.endpoint and " at " .. opts.endpoint or ""))
+  rawset(self, "store", store)
+end
+
 -- What the store has is a method here, too: get, put, reader, writer, head, list, copy, ...
 function Blobs.__index(self, name)
+  if name == "options" then return nil end
+  if OPENED[name] then
+    open_store(self)
+    return rawget(self, name)
+  end
   local own = Blobs[name]
   if own ~= nil then return own end
   local method = self.store[name]
@@ -23,17 +41,11 @@ function Blobs.__index(self, name)
   return forward
 end
 
---- Opens the configured store, or that of the options: `{url="file:/path"}`, or nebula.s3.connect's.
+--- The configured store, or that of the options: `{url="file:/path"}`, or nebula.s3.connect's. It is
+--- opened at its first use. Raises `config` then, where nothing says where blobs are.
 ---@param opts? table
 ---@return nebula.Blobs
-function blobs.open(opts)
-  opts = opts or config.blobs()
-  local is_directory = type(opts.url) == "string" and opts.url:find "^file:" ~= nil
-  local store = is_directory and nebula.blob.open(opts) or nebula.s3.connect(opts)
-  local place = is_directory and opts.url
-    or ("s3://%s%s"):format(opts.bucket or "", opts.endpoint and " at " .. opts.endpoint or "")
-  return setmetatable({ store = store, kind = is_directory and "directory" or "s3", place = place }, Blobs)
-end
+function blobs.open(opts) return setmetatable({ options = opts }, Blobs) end
 
 --- Stores data under a key: a string, a reader, or `{file=path}`. The object appears whole or not at
 --- all, and takes the place of one that was there.
@@ -62,7 +74,8 @@ function Blobs:exists(key) return self.store:exists(key) end
 function Blobs:delete(key) return self.store:delete(key) end
 
 function Blobs:close()
-  if self.store.close then self.store:close() end
+  local store = rawget(self, "store")
+  if store and store.close then store:close() end
 end
 
 Blobs.__close = Blobs.close

@@ -163,19 +163,23 @@ function Policy:has(name) return self.functions[name] == true end
 
 -- ---- loading ----
 
---- Where a policy's file is: the project's policies/ before the host's own.
+local function is_file(path)
+  local file = io.open(path, "rb")
+  if file then file:close() end
+  return file ~= nil
+end
+
+--- Where a policy's file is: beside another one, in the project's policies/, in the host's own.
 ---@param name string
+---@param beside? string a directory
 ---@return string? path
-function policy.find(name)
+function policy.find(name, beside)
   if name:find "/" or name:find "%.lua$" then return name end
+  if beside and is_file(("%s/%s.lua"):format(beside, name)) then return ("%s/%s.lua"):format(beside, name) end
   for template in package.path:gmatch "[^;]+" do
     local directory = template:match "^(.*)/%?%.lua$"
     local path = directory and directory .. "/policies/" .. name .. ".lua"
-    local file = path and io.open(path, "rb")
-    if file then
-      file:close()
-      return path
-    end
+    if path and is_file(path) then return path end
   end
 end
 
@@ -211,7 +215,7 @@ function policy.from_source(name, path, source, values)
     seed = math.random(math.maxinteger),
     functions = { date = self.date },
     find = function(other)
-      local found = policy.find(other)
+      local found = policy.find(other, path:match "^(.*)/[^/]*$")
       if found then return read(found), "@" .. found end
     end,
   })
