@@ -244,7 +244,7 @@ function writer:close() end
 
 ---@class nebula.s3.download_options
 ---@field file string path to write; replaced at once when every byte is on the disk
----@field part_size? integer bytes a request (8 MiB)
+---@field part_size? integer bytes a request (4 MiB)
 ---@field concurrency? integer requests at once (4)
 ---@field progress? fun(bytes: integer) bytes written
 ---@field if_match? string

@@ -14,6 +14,7 @@
 
 enum {
   ERROR_BYTES_MOST = 64 * 1024,
+  RESERVE_MOST = 64 * 1024 * 1024,
   BULK_LEAST = 1024 * 1024, /* bodies from here on get larger buffers */
 };
 
@@ -144,12 +145,23 @@ static bool is_damaged(s3_call *self) {
   return EVP_DigestFinal_ex(self->digest, got, &size) != 1 || memcmp(wanted, got, 16) != 0;
 }
 
+/* Room for the stated length at once; what does not fit is refused as it comes. */
+static void reserve_body(s3_call *self) {
+  const char *stated = s3_call_header(self, "content-length");
+  size_t most = self->request.max_bytes;
+  if (stated == NULL || self->request.push != NULL || !is_good(self)) return;
+  unsigned long long length = strtoull(stated, NULL, 10);
+  if (length <= RESERVE_MOST && length <= most) /* without a limit there is no body: HEAD, PUT */
+    bytes_reserve(&self->body, (size_t)length);
+}
+
 static bool on_head(http_transfer *transfer, void *data) {
   s3_call *self = data;
   self->transfer = transfer;
   bytes_clear(&self->body);
   self->received = 0;
   begin_digest(self);
+  reserve_body(self);
   if (!is_good(self) || self->request.on_head == NULL) return true;
   return self->request.on_head(self, self->request.data);
 }

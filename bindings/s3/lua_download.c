@@ -8,7 +8,7 @@
 #include "s3/upload.h"
 
 #define CALL "bucket:download"
-#define PART_SIZE (8 << 20)
+#define PART_SIZE (4 << 20)
 
 enum { BUCKET = 1, KEY, OPTIONS, DOWNLOAD, PROGRESS };
 enum { CONCURRENCY = 4 };

@@ -46,7 +46,9 @@ describe("credentials", function()
     })
   end)
 
-  it("come from a profile named in the environment", function() assert.equal("false\n", say { AWS_PROFILE = "spec" }) end)
+  it("come from a profile named in the environment", function()
+    assert.equal("false\n", say { AWS_PROFILE = "spec" })
+  end)
 
   it("come from a profile named by the script, before the environment", function()
     assert.equal("false\n", say({ AWS_ACCESS_KEY_ID = "NOBODY", AWS_SECRET_ACCESS_KEY = "x" }, 'profile = "spec"'))
