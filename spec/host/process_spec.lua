@@ -47,7 +47,7 @@ describe("process.run", function()
   end)
 
   it("ends a program that takes too long or says too much", function()
-    local _, err = core.try(sh, "sleep 1000", { timeout = 0.05 })
+    local _, err = core.try(sh, "exec sleep 1000", { timeout = 0.05 })
     assert.equal("timeout", err.kind)
     _, err = core.try(sh, "yes", { max_bytes = 100000 })
     assert.equal("limit", err.kind)
