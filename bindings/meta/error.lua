@@ -19,9 +19,18 @@
 ---@class nebula
 local nebula = {}
 
---- Makes an error object to raise with error(). `kind` defaults to "script".
+---@class nebula.error_fields
+---@field message string
+---@field kind? nebula.ErrorKind default "script"
+---@field code? string
+---@field source? string
+---@field detail? any
+---@field retryable? boolean
+---@field retry_after? number
+
+--- Makes an error object to raise with error().
 --- Errors: `validation` for an unknown field or kind, or a message that is no string.
----@param fields {kind: nebula.ErrorKind?, message: string, code: string?, source: string?, detail: any, retryable: boolean?, retry_after: number?}
+---@param fields nebula.error_fields
 ---@return nebula.Error
 function nebula.error(fields) end
 

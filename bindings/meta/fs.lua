@@ -17,7 +17,7 @@ local fs = {}
 function fs.read(path, options) end
 
 ---@class nebula.fs.write_options
----@field atomic? boolean a new file beside it, synced and renamed over it: the old content or the new one, whatever happens (true)
+---@field atomic? boolean a new file, synced, renamed over the old one: either content, never a mixture (true)
 ---@field mode? integer permissions (those of the file it replaces, else 0644 less the umask)
 
 ---Writes a whole file.

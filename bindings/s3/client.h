@@ -33,7 +33,7 @@ typedef struct s3_client {
   s3_config config; /* its strings belong to the client */
   s3_credentials *credentials;
   retry_quota quota;
-  int64_t skew; /* seconds that the server's clock is ahead of ours */
+  int64_t skew;     /* seconds that the server's clock is ahead of ours */
   bool bucket_seen; /* some answer has shown that the bucket exists */
   int references;
 } s3_client;

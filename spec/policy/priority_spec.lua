@@ -87,7 +87,7 @@ describe("nebula.policy", function()
   end)
 
   it("finds the project's policies before the host's", function()
-    local project = directory.make("policy-" .. counter)
+    local project = directory.make_outside("policy-" .. counter)
     nebula.fs.mkdir(project .. "/policies")
     nebula.fs.write(project .. "/policies/priority.lua", "return { summary = 'ours' }")
     local path = package.path

@@ -17,7 +17,7 @@ describe("nebula worker", function()
     storage = storages.with_pool_config(url, { max_size = 8 })
     storage:run_migrations { log = function() end }
     storage.db:exec "CREATE TABLE effects (job UUID, at TIMESTAMPTZ DEFAULT clock_timestamp())"
-    handlers, runtime = directory.make "handlers", directory.make "runtime"
+    handlers, runtime = directory.make "handlers", directory.make_outside "runtime"
     local files = {
       count = [[
         return function(ctx, job)
