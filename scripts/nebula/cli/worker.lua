@@ -27,7 +27,8 @@ built in. The first SIGTERM or Ctrl-C takes no more jobs and waits for those tha
     for name, value in pairs(opts) do
       if value ~= defaults[name] then given[name] = value end
     end
-    local storage <close> = require("nebula.storage").from_env()
+    local idle = require("nebula.config").settings().database.min_connections -- a worker alone keeps them
+    local storage <close> = require("nebula.storage").from_env { min_connections = idle }
     local worker = require("nebula.worker").new(storage, given)
     stop_on_signals(worker)
     nebula.log.info("worker started", { worker = worker.id, concurrency = worker.concurrency,
