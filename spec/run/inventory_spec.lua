@@ -71,7 +71,8 @@ describe("nebula run", function()
     })
     local env = { DATABASE_URL = database }
     local started = nebula.spawn { args = { "run", "--json", tree }, env = env, cwd = here, stderr = "/dev/null" }
-    local resident, ended = 0, nil
+    local resident = 0
+    local ended
     repeat
       ended = started:wait(0.05)
       local status = child.read_file("/proc/" .. started.pid .. "/status") or ""
