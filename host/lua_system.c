@@ -14,6 +14,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <dirent.h>
 #include <unistd.h>
 #include <uv.h>
@@ -187,6 +188,22 @@ static int system_list(lua_State *L) {
   return 1;
 }
 
+/* space(path) -> {total, free} in bytes of its file system, for this user | nil where it is not */
+static int system_space(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  struct statvfs info;
+  if (statvfs(path, &info) < 0) {
+    if (errno == ENOENT || errno == ENOTDIR) return 0;
+    raise_errno(L, "cannot look at the file system of", path, errno);
+  }
+  lua_createtable(L, 0, 2);
+  lua_pushinteger(L, (lua_Integer)(info.f_blocks * info.f_frsize));
+  lua_setfield(L, -2, "total");
+  lua_pushinteger(L, (lua_Integer)(info.f_bavail * info.f_frsize));
+  lua_setfield(L, -2, "free");
+  return 1;
+}
+
 static int directory_close(lua_State *L) {
   DIR **directory = luaL_checkudata(L, 1, DIRECTORY_METATABLE);
   if (*directory != NULL) closedir(*directory);
@@ -309,23 +326,15 @@ static int system_remove_tree(lua_State *L) {
 }
 
 static const luaL_Reg FUNCTIONS[] = {
-    {"ids", system_ids},
-    {"user", system_user},
-    {"stat", system_stat},
-    {"mkdir", system_mkdir},
-    {"mkdtemp", system_mkdtemp},
-    {"chown", system_chown},
-    {"chmod", system_chmod},
-    {"realpath", system_realpath},
-    {"readlink", system_readlink},
-    {"cwd", system_cwd},
-    {"list", system_list},
-    {"lock", system_lock},
-    {"isatty", system_isatty},
-    {"window", system_window},
-    {"remove_tree", system_remove_tree},
-    {"kill", system_kill},
-    {NULL, NULL},
+    {"ids", system_ids},           {"user", system_user},
+    {"stat", system_stat},         {"mkdir", system_mkdir},
+    {"mkdtemp", system_mkdtemp},   {"chown", system_chown},
+    {"chmod", system_chmod},       {"realpath", system_realpath},
+    {"readlink", system_readlink}, {"cwd", system_cwd},
+    {"list", system_list},         {"space", system_space},
+    {"lock", system_lock},         {"isatty", system_isatty},
+    {"window", system_window},     {"remove_tree", system_remove_tree},
+    {"kill", system_kill},         {NULL, NULL},
 };
 
 int lua_open_system(lua_State *L) {

@@ -326,11 +326,24 @@ static int log_is_enabled(lua_State *L) {
              name);
 }
 
+/* redact(text) -> the text as a record would show it */
+static int log_redact(lua_State *L) {
+  size_t length;
+  const char *text = luaL_checklstring(L, 1, &length);
+  json_buffer *out = &state_of(L)->line;
+  json_buffer_reset(out, TEXT_MOST);
+  if (!log_append_redacted(out, text, length)) return luaL_error(L, "not enough memory");
+  lua_pushlstring(L, out->data, out->length);
+  return 1;
+}
+
 int lua_open_log(lua_State *L) {
   (void)state_of(L);
   lua_pushnil(L);
   push_logger(L);
   lua_pushcfunction(L, log_is_enabled);
   lua_setfield(L, -2, "enabled");
+  lua_pushcfunction(L, log_redact);
+  lua_setfield(L, -2, "redact");
   return 1;
 }

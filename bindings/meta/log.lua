@@ -44,4 +44,9 @@ function logger.with(fields) end
 ---@return boolean
 function log.enabled(level) end
 
+---A text as a record would show it: passwords in URLs and values after secret-looking names are `***`.
+---@param text string
+---@return string
+function log.redact(text) end
+
 return log

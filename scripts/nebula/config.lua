@@ -209,6 +209,53 @@ end
 ---@return boolean
 function config.names_database(current) return current.database.url ~= nil or has_libpq_environment() end
 
+-- Which of the places a setting is from: the environment, nebula.conf.lua, or neither.
+local function origin(current, name, section, key)
+  if current.source[name] then return "environment" end
+  local given = section and current.file[section] or not section and current.file
+  for written in pairs(type(given) == "table" and given or {}) do
+    if (SYNONYMS[written] or written) == key then return "nebula.conf.lua" end
+  end
+  return "default"
+end
+
+-- What `database.url` means where it is not set.
+local function implied_database(current)
+  if has_libpq_environment() then return "libpq's own variables", "environment" end
+  if current.state then return "the private PostgreSQL", current.state end
+  return "none", "default"
+end
+
+--- Every setting in force, by its variable's name, and where it comes from. No secret is in it.
+---@param current nebula.Settings
+---@return {setting: string, value: string, from: string}[]
+function config.describe(current)
+  local rows = {}
+  for _, variable in ipairs(VARIABLES) do
+    local name, section, key = variable[1], variable[2], variable[3]
+    local target = current
+    if section then target = current[section] or {} end
+    local value = target[key]
+    local from = origin(current, name, section, key)
+    if name == "DATABASE_URL" and not value then
+      value, from = implied_database(current)
+    elseif value ~= nil and variable.check == database_url then
+      value = nebula.log.redact(value)
+    elseif value ~= nil and variable.secret then
+      value = "(set)"
+    end
+    if value ~= nil then rows[#rows + 1] = { setting = name, value = tostring(value), from = from } end
+  end
+  for section, value in pairs(current.file) do
+    if section ~= "s3" and section ~= "database" and section ~= "migration_path" then
+      local text = type(value) == "table" and "(a table)" or nebula.log.redact(tostring(value))
+      rows[#rows + 1] = { setting = section, value = text, from = "nebula.conf.lua" }
+    end
+  end
+  table.sort(rows, function(a, b) return a.setting < b.setting end)
+  return rows
+end
+
 --- Where the database is. Starts the private PostgreSQL where that is the one. May wait.
 --- Raises `config` where nothing says which database.
 ---@return string url "" leaves it to libpq's own variables
