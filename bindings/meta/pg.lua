@@ -37,8 +37,12 @@ local pg = {}
 ---@field read_only? boolean every transaction is read-only (false)
 ---@field max_bytes? integer limit of a result that is not streamed (64 MiB)
 ---@field application_name? string ("nebula")
+---@field statement_logging? boolean|"parameters" logs every statement at `info` (false): see below
+---@field slow_query? number|string statements that take longer are logged at `warn` (none)
 
 ---Opens a pool. Connects to nothing yet.
+---The statement log tells a statement's text with its strings as ?, number and types of its parameters,
+---rows, duration and file:line; with `statement_logging = "parameters"` strings and values as they are.
 ---Raises `config` (a malformed URL), `validation` (an option).
 ---@param options? nebula.pg.connect_options|string options, or the URL alone
 ---@return nebula.pg.Pool

@@ -95,6 +95,7 @@ static void time_it(pg_conn *self, pg_request *r) {
   uint64_t now = uv_hrtime();
   uint64_t from = r->sent_ns > self->settled_ns ? r->sent_ns : self->settled_ns;
   self->settled_ns = now;
+  r->took_ns = now - from;
   if (r->kind == PG_REQUEST_EXECUTE) pg_statement_time(r->statement, (double)(now - from) / 1000);
 }
 

@@ -20,7 +20,9 @@ typedef struct lua_pg_pool {
   json_buffer buffer;
   size_t max_bytes;
   double timeout;
-  char name[40];
+  lua_State *aside; /* kept by user value 1: where callbacks of the loop use Lua */
+  bool log_statements, log_values;
+  double slow_query; /* seconds; 0: none is too slow */
 } lua_pg_pool;
 
 /* A connection held by a script: from acquire, or for a transaction. */
@@ -92,6 +94,14 @@ pg_request *lua_pg_build(lua_State *L, lua_pg_pool *pool, pg_request_kind kind, 
                          size_t length);
 task_ticket lua_pg_ticket(lua_State *L, pg_request *request, const char *what);
 void lua_pg_abandon(void *request);
+
+/* Fills the request's place for messages, file:line, unless it has one. */
+void lua_pg_note_where(lua_State *L, pg_request *request);
+
+/* ---- lua_statement_log.c ---- */
+/* Reads statement_logging= and slow_query= from the options at 1. */
+void lua_pg_read_logging(lua_State *L, lua_pg_pool *self, const char *call);
+void lua_pg_start_logging(lua_pg_pool *self);
 
 /* ---- lua_params.c ---- */
 /* Encodes the values from index `first` on as the parameters of the request. */

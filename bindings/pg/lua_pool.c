@@ -55,6 +55,7 @@ static void read_options(lua_State *L, lua_pg_pool *self, pg_pool_options *optio
   if (opt_integer(L, 1, CALL, "max_bytes", 1, LUA_MAXINTEGER, &bytes))
     self->max_bytes = (size_t)bytes;
   read_cache(L, options);
+  lua_pg_read_logging(L, self, CALL);
 }
 
 static pg_config *make_config(lua_State *L, const pg_pool_options *options) {
@@ -73,10 +74,22 @@ static pg_config *make_config(lua_State *L, const pg_pool_options *options) {
 }
 
 static int pg_connect(lua_State *L) {
-  static const char *const NAMES[] = {
-      "url",          "max_connections",   "min_connections",    "max_size",  "min_idle",
-      "max_lifetime", "idle_timeout",      "connection_timeout", "read_only", "statement_cache",
-      "max_bytes",    "statement_timeout", "application_name",   NULL};
+  static const char *const NAMES[] = {"url",
+                                      "max_connections",
+                                      "min_connections",
+                                      "max_size",
+                                      "min_idle",
+                                      "max_lifetime",
+                                      "idle_timeout",
+                                      "connection_timeout",
+                                      "read_only",
+                                      "statement_cache",
+                                      "max_bytes",
+                                      "statement_timeout",
+                                      "application_name",
+                                      "statement_logging",
+                                      "slow_query",
+                                      NULL};
   if (lua_type(L, 1) == LUA_TSTRING) { /* pg.connect(url) */
     lua_settop(L, 1);
     lua_createtable(L, 0, 1);
@@ -93,6 +106,9 @@ static int pg_connect(lua_State *L) {
   memset(self, 0, sizeof *self);
   self->max_bytes = (size_t)64 << 20;
   luaL_setmetatable(L, LUA_PG_POOL);
+  self->aside = lua_newthread(L);
+  lua_sethook(self->aside, NULL, 0, 0); /* a thread inherits its maker's */
+  lua_setiuservalue(L, -2, 1);
   pg_pool_options options = {.max_connections = 100,
                              .statement_cache = 256,
                              .max_lifetime = 1800,
@@ -103,6 +119,7 @@ static int pg_connect(lua_State *L) {
   pg_config *config = make_config(L, &options);
   self->pool = pg_pool_new(on, config, &options);
   if (self->pool == NULL) lua_pg_no_memory(L);
+  lua_pg_start_logging(self);
   return 1;
 }
 
@@ -119,6 +136,7 @@ static int pool_gc(lua_State *L) {
   json_buffer_free(&self->buffer);
   pg_pool *pool = self->pool;
   self->pool = NULL;
+  pg_pool_observe(pool, NULL, NULL);
   pg_pool_close(pool, true);
   pg_pool_release(pool);
   return 0;

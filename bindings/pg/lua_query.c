@@ -1,5 +1,6 @@
 /* lua_query.c: query, one, value and exec, on a pool or on a held connection. */
 #include "pg/lua_pg.h"
+#include <stdio.h>
 #include <string.h>
 #include <lauxlib.h>
 #include "base/lua_error.h"
@@ -55,9 +56,17 @@ static void on_done(pg_request *request) {
   task_wake(ticket);
 }
 
+void lua_pg_note_where(lua_State *L, pg_request *request) {
+  if (request->where[0] != '\0') return;
+  task_push_where(L);
+  snprintf(request->where, sizeof request->where, "%s", lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
 task_ticket lua_pg_ticket(lua_State *L, pg_request *request, const char *what) {
   _Static_assert(sizeof(task_ticket) <= sizeof request->tag, "a ticket fits");
   task_ticket ticket = task_wait_begin(L, what);
+  if (pg_pool_is_observed(request->pool)) lua_pg_note_where(L, request);
   memcpy(request->tag, &ticket, sizeof ticket);
   request->done = on_done;
   return ticket;
@@ -163,6 +172,7 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
     if (session != NULL && lua_pg_in_transaction(session)) return lua_pg_cursor_rows(L, session, r);
     int results = lua_pg_stream_rows(L, pool, r);
     pool->building = NULL;
+    if (pg_pool_is_observed(pool->pool)) lua_pg_note_where(L, r);
     r->done = on_done;
     submit(pool, session, r);
     return results;

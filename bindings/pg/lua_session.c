@@ -85,22 +85,14 @@ int lua_pg_session_close(lua_State *L) {
   return 0;
 }
 
-/* Fills the request's place for messages: who takes the connection. */
-static void note_taker(lua_State *L, pg_request *r) {
-  task_push_where(L);
-  const char *where = lua_tostring(L, -1);
-  snprintf(r->where, sizeof r->where, "%s", where != NULL ? where : "?");
-  lua_pop(L, 1);
-  r->task = task_current_id(L);
-}
-
 int lua_pg_acquire(lua_State *L, int index, const char *what, lua_KContext context,
                    lua_KFunction done) {
   lua_pg_session *session = lua_touserdata(L, index);
   lua_pg_pool *box = session->pool;
   pg_request *r = lua_pg_build(L, box, PG_REQUEST_ACQUIRE, NULL, 0);
   r->alone = true;
-  note_taker(L, r);
+  lua_pg_note_where(L, r);
+  r->task = task_current_id(L);
   if (pg_pool_would_deadlock(box->pool, r->task))
     err_raisef(L, ERR_POOL, "database",
                "%s at %s: this task already holds all %d connections of the pool, so it would wait "

@@ -69,6 +69,23 @@ void pg_pool_request_give(pg_pool *self, pg_request *request) {
   pg_pool_release(self);
 }
 
+void pg_pool_observe(pg_pool *self, pg_observe_fn *observe, void *data) {
+  self->observe = observe;
+  self->observer = data;
+}
+
+bool pg_pool_is_observed(const pg_pool *self) {
+  return self->observe != NULL;
+}
+
+void pg_pool_observed(pg_pool *self, const pg_request *r) {
+  if (self->observe == NULL || r->where[0] == '\0' || r->statement == NULL) return;
+  if (r->kind == PG_REQUEST_DESCRIBE && r->outcome == PG_OUTCOME_OK) return;
+  uint64_t took = r->took_ns;
+  if (took == 0 && r->sent_ns != 0) took = uv_hrtime() - r->sent_ns;
+  self->observe(self->observer, r, (double)took / 1e9);
+}
+
 static void nobody_waits(pg_request *request) {
   (void)request;
 }

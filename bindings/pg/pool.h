@@ -41,6 +41,12 @@ bool pg_pool_is_closed(const pg_pool *self);
 /* The owner's reference. */
 void pg_pool_release(pg_pool *self);
 
+/* Has every statement that a caller (its `where` is set) sent told to `observe` when it has ended,
+ * with the seconds it took; NULL ends that. */
+typedef void pg_observe_fn(void *data, const pg_request *request, double seconds);
+void pg_pool_observe(pg_pool *self, pg_observe_fn *observe, void *data);
+bool pg_pool_is_observed(const pg_pool *self);
+
 /* The statement of a text, with a reference for the caller; NULL on a lack of memory. */
 pg_statement *pg_pool_intern(pg_pool *self, const char *text, size_t length);
 
@@ -72,6 +78,7 @@ bool pg_pool_is_read_only(const pg_pool *self);
 /* For request.c and conn*.c. */
 pg_request *pg_pool_request_take(pg_pool *self);
 void pg_pool_request_give(pg_pool *self, pg_request *request);
+void pg_pool_observed(pg_pool *self, const pg_request *request);
 void pg_pool_abandoned(pg_pool *self, pg_request *request);
 
 /* A request that nobody waits for, with the core's reference alone; NULL on a lack of memory. */

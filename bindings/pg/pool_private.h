@@ -34,6 +34,8 @@ struct pg_pool {
   uint64_t grow_after_ms; /* no new connection before */
   char error[320];        /* the last failure to connect */
   char code[6];
+  pg_observe_fn *observe;
+  void *observer;
   pg_pool_stats stats;
 };
 

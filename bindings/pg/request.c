@@ -99,6 +99,7 @@ void pg_request_finish(pg_request *self, pg_outcome outcome, const char *message
     }
     loop_timer_stop(pg_pool_loop(self->pool), self->timer);
     self->timer = NULL;
+    pg_pool_observed(self->pool, self);
     if (!self->abandoned) self->done(self);
   }
 }

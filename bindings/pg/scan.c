@@ -169,6 +169,52 @@ const char *pg_scan_parameter(const char *sql, const char *end) {
   return c.end;
 }
 
+/* What began there and has been moved past is a string. */
+static bool was_string(const char *from, const char *end) {
+  if (*from == '$') return end - from > 1;
+  return *from == '\'' || ((*from == 'e' || *from == 'E') && end - from > 1 && from[1] == '\'');
+}
+
+static bool is_blank(const char *from) {
+  return *from == ' ' || *from == '\n' || *from == '\t' || *from == '\r';
+}
+
+size_t pg_scan_redact(const char *sql, size_t length, char *out, size_t room) {
+  cursor c = {sql, sql + length};
+  size_t n = 0;
+  bool space = false;
+  while (c.at < c.end) {
+    const char *from = c.at;
+    char word[16];
+    if (is_letter(*from) && !was_string(from, c.end)) {
+      read_word(&c, word);
+    } else if (*from == '$') {
+      skip_dollar(&c);
+    } else if (!skip_opaque(&c)) {
+      c.at++;
+    }
+    bool comment = c.at - from > 1 && (*from == '-' || *from == '/');
+    if (comment || is_blank(from)) {
+      space = n > 0;
+      continue;
+    }
+    bool string = was_string(from, c.at);
+    while (string && c.at < c.end && *c.at == '\'') /* a doubled quote */
+      skip_quoted(&c, *from == 'e' || *from == 'E');
+    size_t more = string ? 1 : (size_t)(c.at - from);
+    if (n + more + 5 > room) {
+      memcpy(out + n, "...", 4);
+      return n + 3;
+    }
+    if (space) out[n++] = ' ';
+    space = false;
+    memcpy(out + n, string ? "?" : from, more);
+    n += more;
+  }
+  out[n] = '\0';
+  return n;
+}
+
 void pg_scan_sql(const char *sql, size_t length, pg_scan *out) {
   *out = (pg_scan){.kind = PG_CLASS_EMPTY};
   cursor c = {sql, sql + length};

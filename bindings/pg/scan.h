@@ -28,6 +28,10 @@ typedef struct pg_scan {
 
 void pg_scan_sql(const char *sql, size_t length, pg_scan *out);
 
+/* Writes the SQL as a log may show it: literals as ?, no comments, cut to the room. Returns the
+ * length; the text ends with a NUL. */
+size_t pg_scan_redact(const char *sql, size_t length, char *out, size_t room);
+
 /* The next $1 or $23 outside of quotes and comments, or the end. */
 const char *pg_scan_parameter(const char *sql, const char *end);
 

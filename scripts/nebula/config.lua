@@ -43,6 +43,7 @@ local VARIABLES = {
   { "DATABASE_CONNECT_TIMEOUT_SECONDS", "database", "connection_timeout", type = "duration", min = 0.001 },
   { "DATABASE_IDLE_TIMEOUT_SECONDS", "database", "idle_timeout", type = "duration", min = 0 },
   { "DATABASE_MAX_LIFETIME_SECONDS", "database", "max_lifetime", type = "duration", min = 0 },
+  { "DATABASE_SLOW_QUERY_SECONDS", "database", "slow_query", type = "duration", min = 0 },
   { "ENABLE_STATEMENT_LOGGING", "database", "statement_logging", type = "boolean" },
   { "S3_ENDPOINT", "s3", "endpoint", check = http_url },
   { "S3_REGION", "s3", "region", check = no_space },
@@ -158,7 +159,8 @@ end
 
 ---@class nebula.Settings
 ---@field database {url?: string, replica_url?: string, max_connections: integer, min_connections: integer,
----  connection_timeout: number, idle_timeout: number, max_lifetime: number, statement_logging: boolean}
+---  connection_timeout: number, idle_timeout: number, max_lifetime: number, slow_query?: number,
+---  statement_logging: boolean}
 ---@field s3? {endpoint?: string, region: string, bucket: string, access_key_id?: string,
 ---  secret_access_key?: string, session_token?: string, path_style: boolean} nil where no bucket is named
 ---@field migration_path? string
@@ -280,6 +282,8 @@ function config.pool(overrides)
     connection_timeout = database.connection_timeout,
     idle_timeout = database.idle_timeout,
     max_lifetime = database.max_lifetime,
+    slow_query = database.slow_query,
+    statement_logging = database.statement_logging,
   }
   for key, value in pairs(overrides or {}) do pool[SYNONYMS[key] or key] = value end
   return pool
