@@ -94,19 +94,19 @@ end
 --- A runner has ended: its slot goes to a batch that waits for one, or is free.
 function Worker:slot_freed()
   self.running = self.running - 1
-  local batch = table.remove(self.hungry, 1)
-  if batch then
+  while #self.hungry > 0 do
+    local batch = table.remove(self.hungry, 1)
     batch.hungry = false
     if batch.next <= #batch.runs then return self:start_runner(batch) end
   end
   self.freed:notify()
 end
 
---- Whether some session holds a batch under row locks.
+--- Whether some session holds a batch under row locks, or may in a moment.
 ---@return boolean
 function Worker:has_batch()
   for _, session in ipairs(self.sessions) do
-    if session.batch then return true end
+    if session.batch or session.claiming then return true end
   end
   return false
 end

@@ -105,9 +105,10 @@ function outcome.lost(policy, job, why, worker)
   return made
 end
 
---- Given back untouched: no attempt is counted.
+--- Given back untouched: no attempt is counted, and a suspect stays one.
+---@param job? table
 ---@return table
-function outcome.released() return { status = "pending" } end
+function outcome.released(job) return { status = "pending", suspect = job and job.suspect } end
 
 --- Given back by the handler, to come again after so many seconds. Not a failure.
 ---@param seconds number

@@ -99,6 +99,15 @@ function settle.columns(outcomes)
   return statuses, counted, delays, messages, failures, suspects
 end
 
+--- Whether the server refused what was to be written (data, a constraint, a limit, a trigger), so that
+--- it would refuse it again.
+---@param err nebula.Error
+---@return boolean
+function settle.is_refusal(err)
+  local class = err.code and err.code:sub(1, 2)
+  return class == "22" or class == "23" or class == "54" or class == "P0"
+end
+
 --- Writes the outcomes of leased jobs. entries: `{job=, outcome=}`, the jobs with token and worker.
 --- Where `whole`, either all of a statement's rows stand or none is changed.
 ---@param db nebula.pg.Pool|nebula.pg.Transaction

@@ -58,14 +58,32 @@ function Keeper:ended(run)
   end
 end
 
+-- Writes the outcomes of some runs. Where the server refuses one of them, each is written alone, and the
+-- one that cannot be is failed with what the server said.
+local function settle_runs(worker, runs)
+  local entries = {}
+  for i, run in ipairs(runs) do entries[i] = { job = run.job, outcome = run.outcome } end
+  local stood, err = try(settle.leased, worker.db, entries, false)
+  if not err then return stood end
+  if not settle.is_refusal(err) then error(err, 0) end
+  if #runs == 1 then
+    runs[1].outcome = outcome.failed(worker.policy, runs[1].job, err, worker.id)
+    worker.log.warn("the end of a job was refused", { job = runs[1].job.id, error = err.message })
+    return settle.leased(worker.db, { { job = runs[1].job, outcome = runs[1].outcome } }, false)
+  end
+  stood = {}
+  for _, run in ipairs(runs) do
+    if settle_runs(worker, { run })[run.job.id] then stood[run.job.id] = true end
+  end
+  return stood
+end
+
 -- Writes what has ended so far. Raises where the database cannot be reached; then nothing is lost.
 local function write(self)
   local worker, runs = self.worker, self.queue
   if #runs == 0 then return end
   self.queue = {}
-  local entries = {}
-  for i, run in ipairs(runs) do entries[i] = { job = run.job, outcome = run.outcome } end
-  local stood, err = try(settle.leased, worker.db, entries, false)
+  local stood, err = try(settle_runs, worker, runs)
   if err then
     for _, run in ipairs(runs) do table.insert(self.queue, run) end
     error(err, 0)

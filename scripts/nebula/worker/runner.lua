@@ -13,12 +13,15 @@ local COMPLETED = outcome.completed() -- without a result: the same for every jo
 
 local try, monotonic = nebula.try, nebula.time.monotonic
 
+local TURN_AFTER = 0.05 -- seconds of handlers that do not wait: then others have their turn
+
 ---@class nebula.Run
 ---@field worker nebula.Worker
 ---@field job nebula.Job
 ---@field batch? table the session's, until it is leased
 ---@field outcome? table how it ended
 ---@field leased? boolean
+---@field lost? boolean its claim has ended: nothing is to be written
 ---@field finished? boolean its end stands in the database already
 local Run = {}
 Run.__index = Run
@@ -50,6 +53,7 @@ local function complete_within(run, fn)
     values = table.pack(fn(tx))
     local entry = { job = run.job, outcome = outcome.completed(values[1]) }
     if not settle.leased(tx, { entry }, true)[run.job.id] then
+      run.lost = true
       raise("fenced", "ctx.tx: the claim of job %s has ended; nothing was written", run.job.id)
     end
   end)
@@ -113,6 +117,13 @@ function Run:finish(made)
   end
 end
 
+--- What the payload names, whoever wrote it.
+---@return any
+function Run:handler_name()
+  local payload = self.job.payload
+  return type(payload) == "table" and payload.handler or nil
+end
+
 -- What a raised error means for the job.
 local function failed(self, raised)
   local worker = self.worker
@@ -121,15 +132,13 @@ local function failed(self, raised)
       error = tostring(raised) })
     return nil
   end
-  if raised.kind == "fenced" then
+  if self.lost and raised.kind == "fenced" then
     worker.counts.lost = worker.counts.lost + 1
     return nil
   end
   local made = outcome.failed(worker.policy, self.job, raised, worker.id, monotonic() - self.started)
   worker.log.warn(made.status == "dead" and "job is dead" or "job failed", {
-    job = self.job.id, handler = type(self.job.payload) == "table" and self.job.payload.handler or nil,
-      error = raised.message or tostring(raised),
-    retry_in = made.delay,
+    job = self.job.id, handler = self:handler_name(), error = raised.message or tostring(raised), retry_in = made.delay,
   })
   return made
 end
@@ -148,8 +157,7 @@ end
 
 local function call(self)
   local job = self.job
-  local payload = job.payload
-  local handler = self.worker.handlers:get(type(payload) == "table" and payload.handler or nil)
+  local handler = self.worker.handlers:get(self:handler_name())
   local ctx = setmetatable({ self }, CONTEXT)
   if handler.deadline then
     self.until_time = self.started + handler.deadline -- no lease outlives it
@@ -160,9 +168,8 @@ local function call(self)
 end
 
 -- Runs the job's handler in the current task. Never raises but for a cancel of the task.
-function Run:execute(task)
-  self.task = task
-  self.started = monotonic()
+function Run:execute(task, now)
+  self.task, self.started = task, now
   local result, err = try(call, self)
   self.task = nil
   if err then
@@ -172,14 +179,20 @@ function Run:execute(task)
   end
 end
 
--- The end of a runner: of the run that its task was cancelled in, and of its slot.
+-- The end of a runner: of the run that its task was cancelled in (by us, or by the handler itself, which
+-- is a failure like another), and of its slot.
 local GUARD = {
   __close = function(guard)
     local run, worker = guard.run, guard.worker
     if run and not run.ended then
       run.task = nil
-      local nothing = run.aborted == "fenced" or run.finished
-      run:finish(not nothing and outcome.released() or nil)
+      if run.aborted == "fenced" or run.finished then
+        run:finish(nil)
+      elseif run.aborted then
+        run:finish(outcome.released(run.job))
+      else
+        run:finish(failed(run, nebula.error { kind = "cancelled", message = "the handler cancelled its own task" }))
+      end
     end
     worker:slot_freed()
   end,
@@ -197,12 +210,20 @@ function Run.runner(worker, batch)
     if batch.next < #runs then worker:start_runner(batch) end
   end
   while true do
+    local now = monotonic()
+    if now - batch.turned > TURN_AFTER then -- it may be due to become leases, or to be given up
+      nebula.task.sleep(0)
+      now = monotonic()
+      batch.turned = now
+    end
     local i = batch.next
     local run = runs[i]
     if not run then break end
     batch.next = i + 1
-    guard.run = run
-    run:execute(task)
+    if not run.ended then -- else it was given back before it began
+      guard.run = run
+      run:execute(task, now)
+    end
   end
 end
 
@@ -215,7 +236,7 @@ function Run:abort(why)
   if self.task then
     self.task:cancel()
   else
-    self:finish(why == "released" and outcome.released() or nil)
+    self:finish(why == "released" and outcome.released(self.job) or nil)
   end
 end
 
@@ -223,12 +244,18 @@ end
 function Run:become_leased()
   if self.leased then return end
   local batch = self.batch
-  batch.wants_lease = true
-  self.worker.wants_lease[self.job.payload.handler or ""] = true
-  batch.signal:notify()
-  self.lease_signal = self.lease_signal or Signal.new()
-  self.lease_signal:wait()
-  if not self.leased then raise("fenced", "the claim of job %s has ended", self.job.id) end
+  if batch then
+    batch.wants_lease = true
+    self.worker.wants_lease[self:handler_name() or ""] = true
+    batch.signal:notify()
+    self.lease_signal = self.lease_signal or Signal.new()
+    self.lease_signal:wait()
+    self.lease_signal:notify() -- another task of this handler may wait as well
+  end
+  if not self.leased then
+    self.lost = true
+    raise("fenced", "the claim of job %s has ended", self.job.id)
+  end
 end
 
 --- The session made it a lease; or lost it, where `leased` is false.

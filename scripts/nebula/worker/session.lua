@@ -28,6 +28,7 @@ local FIRST_BATCH = 32
 local FIRST_WAIT = 0.01 -- of an empty queue, doubled up to `poll`
 local RETRY_SECONDS, LONGEST_RETRY = 0.2, 5 -- of a lost connection
 local SUSPECT_SECONDS = 1 -- between two looks for suspects
+local LOST_LATE = 2 * LEASE_AFTER -- a batch lost after this computed while it should have become leases
 
 local PLANNER = {
   "SET enable_sort = off", "SET enable_incremental_sort = off", "SET enable_bitmapscan = off",
@@ -36,7 +37,7 @@ local PLANNER = {
 
 local CLAIM = [[
   SELECT ctid::text AS at, id, token, workflow_id, execution_id, priority, scheduled_at, retry_count, max_retries,
-    lane, payload
+    lane, suspect, payload
   FROM workflow_jobs
   WHERE status = 'pending'
   AND scheduled_at <= now()
@@ -68,7 +69,7 @@ local CLAIM_SUSPECT = CLAIM:format("suspect", "scheduled_at")
 function Session.new(worker, index)
   return setmetatable({
     worker = worker, index = index, size = FIRST_BATCH, signal = Signal.new(), idle_wait = FIRST_WAIT,
-    suspects_at = 0, sql = {},
+    suspects_at = 0, singles = 0, sql = {},
   }, Session)
 end
 
@@ -91,6 +92,10 @@ function Session:wanted()
   if worker.stopping or worker.paused then return 0 end
   local free = worker:free()
   if free <= 0 then return 0 end
+  if self.singles > 0 then
+    self.singles = self.singles - 1
+    return 1
+  end
   local most = worker.settings.batch
   if worker.slow > 0.5 then return math.min(free, most) end
   return math.min(math.max(self.size, free), most)
@@ -99,11 +104,11 @@ end
 local function new_batch(self, rows)
   local worker = self.worker
   local runs, ids = {}, {}
-  local batch = { runs = runs, next = 1, left = #rows, since = monotonic(), signal = self.signal }
+  local now = monotonic()
+  local batch = { runs = runs, next = 1, left = #rows, since = now, turned = now, signal = self.signal }
   for i, job in ipairs(rows) do
     runs[i], ids[i] = Run.new(worker, batch, job), job.id
-    local handler = type(job.payload) == "table" and job.payload.handler
-    if handler and worker.wants_lease[handler] then batch.wants_lease = true end
+    if worker.wants_lease[runs[i]:handler_name() or ""] then batch.wants_lease = true end
   end
   worker.counts.claimed = worker.counts.claimed + #rows
   worker.flight:write(self.index, ids)
@@ -160,10 +165,13 @@ local function write(self, batch, all)
   return running
 end
 
--- The batch's transaction is gone, and its locks with it.
-local function lose(batch)
+-- The batch's transaction is gone, and its locks with it. Where handlers computed until the server ended
+-- it, they begin under a lease from now on: nothing else would let them ever complete.
+local function lose(self, batch)
   batch.next = #batch.runs + 1
+  local late = monotonic() - batch.since > LOST_LATE
   for _, run in ipairs(batch.runs) do
+    if late and run.started then self.worker.wants_lease[run:handler_name() or ""] = true end
     if not run.ended and run.batch then
       run:promoted(false)
       run:abort "fenced"
@@ -175,6 +183,7 @@ end
 -- that cannot be is failed with what the server said.
 local function salvage(self, batch, why)
   local conn, worker = self.conn, self.worker
+  local _ <close> = setmetatable({}, { __close = function() lose(self, batch) end })
   conn:exec "ROLLBACK"
   for i = 1, batch.started do
     local run = batch.runs[i]
@@ -196,10 +205,27 @@ local function salvage(self, batch, why)
     end
   end
   worker.log.warn("a batch was written job by job", { error = why.message })
-  lose(batch)
 end
 
--- Ends the batch's transaction, and claims the next batch in the one that follows it.
+-- One of the claimed rows is beyond what can be read (a payload nested too deep, too large). Jobs are
+-- claimed one by one for a while, until it stands alone: then it is failed.
+local function unreadable(self, plan, err)
+  local conn, worker = self.conn, self.worker
+  if plan.limit > 1 then
+    self.singles = plan.limit
+  else
+    local job = conn:one(self:claim_sql(plan.order):gsub("suspect, payload", "suspect"), 1)
+    if job and try(conn.query, conn, "SELECT payload FROM workflow_jobs WHERE ctid = $1::tid", job.at) == nil then
+      local made = outcome.failed(worker.policy, job, err, worker.id)
+      worker.log.warn("job cannot be read", { job = job.id, error = err.message, retry_in = made.delay })
+      conn:exec(settle.OTHER_LOCKED, tids { job.at }, settle.columns { made })
+    end
+  end
+  conn:exec "COMMIT"
+end
+
+-- Ends the batch's transaction, and claims the next batch in the one that follows it. Returns the rows,
+-- none where nothing is to be taken now, or nil: look again.
 local function exchange(self, n)
   local conn, batch, worker = self.conn, self.batch, self.worker
   local plan = n > 0 and worker.policy:plan_or_default(n) or nil
@@ -208,7 +234,7 @@ local function exchange(self, n)
     local err
     running, err = try(write, self, batch, batch.lease_all)
     if err then
-      if not err.code or not err.code:find "^2[23]" then error(err, 0) end
+      if not settle.is_refusal(err) then error(err, 0) end
       self.batch = nil
       salvage(self, batch, err)
       return nil
@@ -221,9 +247,16 @@ local function exchange(self, n)
   end
   self.batch = nil
   for _, run in ipairs(running or {}) do run:promoted(true) end
-  if not plan then return nil end
-  local rows = conn:query(self:claim_sql(plan.order), plan.limit)
-  if #rows == 0 then conn:exec "COMMIT" end
+  if not plan then return n > 0 and {} or nil end
+  self.claiming = true
+  local rows, err = try(conn.query, conn, self:claim_sql(plan.order), plan.limit)
+  if err then
+    if err.kind ~= "limit" then error(err, 0) end
+    unreadable(self, plan, err)
+  elseif #rows == 0 then
+    conn:exec "COMMIT"
+  end
+  self.claiming = false
   return rows
 end
 
@@ -309,7 +342,7 @@ local function work_suspects(self)
     self.batch = batch
     lease_first(self, batch)
     worker:start_runner(batch)
-    while worker.leased[rows[1].id] do worker.freed:wait(LEASE_AFTER) end
+    while worker.leased[rows[1].id] and not worker.stopping do worker.freed:wait(LEASE_AFTER) end
     worker.flight:write(self.index, {})
   end
 end
@@ -355,9 +388,10 @@ function Session:run()
     self.connected = false
     local _, err = try(serve, self)
     if self.batch then
-      lose(self.batch)
+      lose(self, self.batch)
       self.batch = nil
     end
+    self.claiming = false
     if not err then return end
     self.worker.log.warn("a claim connection failed", { error = err.message or tostring(err), retry_in = wait })
     if self.worker.stopping then return end
