@@ -169,11 +169,12 @@ local READ = {
   end,
   map = function(v)
     if type(v) == "table" then return v end
-    local map = {}
+    local map, last = {}, nil
     for _, pair in ipairs(split(tostring(v))) do
       local key, value = pair:match "^([^=]+)=(.*)$"
-      if not key then return nil, "KEY=VALUE" end
-      map[key] = value
+      if not key and not last then return nil, "KEY=VALUE" end
+      last = key or last -- a comma that no KEY= follows is the value's own
+      map[last] = key and value or map[last] .. "," .. pair
     end
     return map
   end,

@@ -4,6 +4,7 @@
 -- declares options. It runs in a state of its own (nebula.sandbox); here are its calls with what
 -- they are given, what they may answer, and the plan's translation into the claim's SQL. What a plan
 -- may name is what the claim's index can serve: its cost follows the rows taken, not the backlog.
+local check = require "nebula.check"
 local nebula = require "nebula"
 local options = require "nebula.options"
 local raise = require "nebula.raise"
@@ -16,6 +17,10 @@ local QUIET_SECONDS = 30
 local DEFAULT_RETRY = { first = 2, longest = 900 }
 local COLUMNS = { workflow_id = true, priority = true, scheduled_at = true, lane = true }
 local PLAN_FIELDS = { limit = true, order = true }
+local ADMITTED = { -- what admit may say of a job
+  id = true, workflow_id = true, execution_id = true, priority = true, scheduled_at = true, delay = true,
+  max_retries = true, payload = true, unique_key = true, lane = true,
+}
 local FIELDS = {
   summary = "string", lane = "string", options = "table", claim = "function", select = "function", admit = "function",
   retry = "function", rescue = "function",
@@ -25,6 +30,10 @@ local FIELDS = {
 ---@field name string
 ---@field lane? string the payload's field or the column that is a job's lane
 ---@field options table the values in force
+---@field path string
+---@field source string
+---@field modules table<string, {source: string, path: string}> the policies it has loaded by `policy "name"`
+---@field version? integer of a published one
 local Policy = {}
 Policy.__index = Policy
 
@@ -94,12 +103,17 @@ local function delay(self, name, answer, reason)
   return seconds
 end
 
+--- What retry or rescue says of a job, as it says it: raises where the policy fails.
+---@param name "retry"|"rescue"
+---@param job table
+---@param ... table
+---@return number|"dead", string?
+function Policy:ask(name, job, ...) return delay(self, name, self:call(name, job, ...)) end
+
 -- A failure of the policy itself must not lose the job: it is tried again as the default would.
 local function guarded(self, name, job, ...)
   if self:has(name) then
-    local answer, reason = nebula.try(function(...)
-      return { delay(self, name, self:call(name, job, ...)) }
-    end, ...)
+    local answer, reason = nebula.try(function(...) return { self:ask(name, job, ...) } end, ...)
     if answer then return answer[1], answer[2] end
     nebula.log.error("policy failed", { policy = self.name, call = name, job = job.id, error = tostring(reason) })
   end
@@ -109,7 +123,7 @@ end
 
 local function job_view(job)
   return {
-    id = job.id, workflow_id = job.workflow_id, execution_id = job.execution_id, priority = job.priority,
+    id = job.id, workflow_id = job.workflow_id, execution_id = job.execution_id, priority = job.priority or 0,
     scheduled_at = job.scheduled_at, retry_count = job.retry_count or 0, max_retries = job.max_retries or 0,
     lane = job.lane, payload = job.payload,
   }
@@ -139,10 +153,16 @@ end
 ---@return table|false|nil, string?
 function Policy:admit(job)
   if not self:has "admit" then return nil end
+  if job.priority == nil then
+    local copy = { priority = 0 }
+    for field, value in pairs(job) do copy[field] = value end
+    job = copy
+  end
   local answer, reason = self:call("admit", job, {})
   if answer ~= nil and answer ~= false and type(answer) ~= "table" then
     fail(self, "admit returns nil, a table of fields, or false and a reason; not %s", tostring(answer))
   end
+  if answer then check.fields("policy " .. self.name .. ": admit", answer, ADMITTED) end
   return answer, reason
 end
 
@@ -155,6 +175,14 @@ function Policy:select(candidates, ctx)
   local picked = self:call("select", candidates, ctx or {})
   if type(picked) ~= "table" then fail(self, "select returns a list of candidates, not %s", type(picked)) end
   return picked
+end
+
+--- What claim answers, as it answers it; nil where the policy has none.
+---@param ctx? {limit: integer}
+---@return table?
+function Policy:claim(ctx)
+  if not self:has "claim" then return nil end
+  return self:call("claim", ctx or { limit = 1 })
 end
 
 ---@param name string
@@ -183,6 +211,24 @@ function policy.find(name, beside)
   end
 end
 
+--- Every policy's file, by name: of several with one name that which is found by it.
+---@return {name: string, path: string}[]
+function policy.files()
+  local found, seen = {}, {}
+  for template in package.path:gmatch "[^;]+" do
+    local directory = template:match "^(.*)/%?%.lua$"
+    for _, file in ipairs(directory and require("nebula.system").list(directory .. "/policies") or {}) do
+      local name = file:match "^([^.].*)%.lua$"
+      if name and not seen[name] then
+        seen[name] = true
+        found[#found + 1] = { name = name, path = ("%s/policies/%s"):format(directory, file) }
+      end
+    end
+  end
+  table.sort(found, function(a, b) return a.name < b.name end)
+  return found
+end
+
 local function read(path)
   local file, message = io.open(path, "rb")
   if not file then raise("policy", "%s: cannot be read: %s", path, message) end
@@ -202,22 +248,42 @@ function policy.load(name, values)
   return policy.from_source(name, path, read(path), values)
 end
 
+-- Where `policy "name"` finds others: in the modules given, or beside the policy's file and in
+-- policies/. What it finds is remembered, so that all of the policy can be published and watched.
+local function finder(self, modules)
+  return function(other)
+    local known = modules and modules[other]
+    local found = not modules and policy.find(other, self.path:match "^(.*)/[^/]*$")
+    local source = known and known.source or found and read(found)
+    if not source then return nil end
+    self.modules[other] = { source = source, path = known and known.path or found }
+    return source, "@" .. self.modules[other].path
+  end
+end
+
+local function check_declared(self, declared)
+  for name, option in pairs(declared) do
+    if type(option) ~= "table" then
+      fail(self, "options.%s is declared by a table such as { default = 8 }, not by a %s", tostring(name), type(option))
+    end
+  end
+  return declared
+end
+
 --- Loads a policy from its text.
 ---@param name string
 ---@param path string its name in messages
 ---@param source string
 ---@param values? table
+---@param modules? table<string, {source: string, path: string}> what `policy "name"` loads; default: files
 ---@return nebula.Policy
-function policy.from_source(name, path, source, values)
-  local self = setmetatable({ name = name:match "([^/]+)%.lua$" or name, path = path, now = nebula.time.now() }, Policy)
+function policy.from_source(name, path, source, values, modules)
+  local self = setmetatable({
+    name = name:match "([^/]+)%.lua$" or name, path = path, source = source, modules = {}, now = nebula.time.now(),
+  }, Policy)
   self.date = function(zone, at) return nebula.time.date(zone, at or self.now) end
   self.sandbox = require("nebula.sandbox").load(source, "@" .. path, {
-    seed = math.random(math.maxinteger),
-    functions = { date = self.date },
-    find = function(other)
-      local found = policy.find(other, path:match "^(.*)/[^/]*$")
-      if found then return read(found), "@" .. found end
-    end,
+    seed = math.random(math.maxinteger), functions = { date = self.date }, find = finder(self, modules),
   })
   local declared = self.sandbox:describe()
   if type(declared) ~= "table" then fail(self, "%s returns a table of functions, not %s", path, type(declared)) end
@@ -239,7 +305,7 @@ function policy.from_source(name, path, source, values)
       fail(self, "%s is a %s, not %s", field, kind == "string" and "text" or kind, type(value))
     end
   end
-  self.declared = declared.options or {}
+  self.declared = check_declared(self, declared.options or {})
   self.options = options.coerce(self.declared, values, "policy " .. self.name)
   return self
 end

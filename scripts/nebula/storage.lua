@@ -144,20 +144,24 @@ function Storage:run_migrations(opts)
   return require("nebula.migrate").up(db, opts)
 end
 
---- The policy in force for this storage object's pushes, claims and failures.
+--- The policy in force for this storage object's pushes, claims and failures: its own, or the
+--- published one, which is looked up now and then.
+---@param db? nebula.pg.Pool|nebula.pg.Connection where to look: the caller's transaction
 ---@return nebula.Policy
-function Storage:policy()
-  local policy = rawget(self, "policy_in_force")
-  if not policy then
-    policy = require("nebula.policy").default()
-    rawset(self, "policy_in_force", policy)
+function Storage:policy(db)
+  local own = rawget(self, "own_policy")
+  if own then return own end
+  local following = rawget(self, "following")
+  if not following then
+    following = require("nebula.policy.published").follow(self.db)
+    rawset(self, "following", following)
   end
-  return policy
+  return following:policy(db)
 end
 
---- Uses another policy for this storage object.
+--- Uses another policy for this storage object, whatever is published.
 ---@param policy nebula.Policy
-function Storage:use_policy(policy) rawset(self, "policy_in_force", policy) end
+function Storage:use_policy(policy) rawset(self, "own_policy", policy) end
 
 --- Calls fn whenever this object pushed jobs: a worker in the same process need not wait for its poll.
 ---@param fn fun()

@@ -14,13 +14,14 @@ local check = require "nebula.check"
 local config = require "nebula.config"
 local nebula = require "nebula"
 local options = require "nebula.options"
-local policy = require "nebula.policy"
+local published = require "nebula.policy.published"
 local Flight = require "nebula.worker.flight"
 local Handlers = require "nebula.worker.handlers"
 local Keeper = require "nebula.worker.keeper"
 local Run = require "nebula.worker.runner"
 local Session = require "nebula.worker.session"
 local Signal = require "nebula.worker.signal"
+local Watched = require "nebula.policy.watched"
 
 local worker = {}
 
@@ -33,7 +34,7 @@ worker.OPTIONS = {
     help = "longest wait between two looks into an empty queue" },
   batch = { default = 500, min = 1, max = 10000, help = "most jobs of one claim" },
   handlers = { type = "file", help = "directory of handlers, before the project's and the built-in ones" },
-  policy = { help = "a policy's name or file, for this process alone" },
+  policy = { help = "a policy's name or file, for this process alone; edits are picked up" },
   drain = { default = false, help = "end when no job is due" },
 }
 
@@ -41,6 +42,7 @@ local UNWIND_SECONDS = 5 -- for handlers that are ended to give back what they h
 
 ---@class nebula.Worker
 ---@field id string UUID
+---@field policy nebula.Policy in force, once it runs
 ---@field running integer handlers that run now
 ---@field leased table<string, table> runs under a lease, by job id
 ---@field counts {completed: integer, failed: integer, dead: integer, lost: integer, claimed: integer}
@@ -67,8 +69,10 @@ function worker.new(storage, opts)
     counts = { claimed = 0, completed = 0, failed = 0, dead = 0, lost = 0 },
     freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
   }, Worker)
-  if given.policy then storage:use_policy(policy.load(given.policy)) end
-  self.policy = storage:policy()
+  if given.policy then
+    self.watched = Watched.new(given.policy)
+    storage:use_policy(self.watched.policy)
+  end
   self.handlers = Handlers.new(given.handlers, handler)
   return self
 end
@@ -122,6 +126,33 @@ local function look(self)
   if ready == 0 then
     error(nebula.error { kind = "config",
       message = "the database has no job queue of this version: run `nebula migrate up`" }, 0)
+  end
+end
+
+-- ---- the policy ----
+
+-- Uses a policy from now on: the next claim is its own.
+local function adopt(self, policy)
+  if policy == self.policy then return end
+  self.policy = policy
+  self.log.info("policy in force",
+    { policy = policy.name, version = policy.version, file = self.watched and policy.path })
+end
+
+--- Before each claim: an edited file is read again.
+function Worker:look_at_policy()
+  local fresh = self.watched and self.watched:look()
+  if not fresh then return end
+  self.storage:use_policy(fresh)
+  adopt(self, fresh)
+end
+
+-- Body of a task: follows what is published. While the database is away, what was in force is.
+local function follow(self)
+  while true do
+    nebula.task.sleep(published.LOOK_SECONDS)
+    local policy = nebula.try(self.storage.policy, self.storage)
+    if policy then adopt(self, policy) end
   end
 end
 
@@ -179,6 +210,7 @@ end
 ---@return {claimed: integer, completed: integer, failed: integer, dead: integer, lost: integer} counts
 function Worker:run()
   look(self)
+  adopt(self, self.storage:policy())
   local state = config.settings().state
   local flight <close> = Flight.open(self.db, self.id, state and state .. "/run")
   local keeper <close> = Keeper.new(self)
@@ -190,6 +222,7 @@ function Worker:run()
   local _ <close> = setmetatable({}, { __close = function()
     for _, task in ipairs(background) do task:cancel() end
   end })
+  in_background(background, follow, self)
   in_background(background, self.keeper.heartbeats, self.keeper)
   in_background(background, self.keeper.settling, self.keeper)
   in_background(background, self.keeper.rescues, self.keeper)

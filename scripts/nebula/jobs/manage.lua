@@ -129,12 +129,14 @@ local MOST_COUNTED = 100000
 ---@field rows_estimated integer all rows, as the server's statistics have it
 ---@field oldest_wait? number seconds the longest waiting of them is due
 ---@field policy string the policy in force
+---@field policy_version? integer where it was published
 
 --- What is in the queue. Its cost does not depend on the finished jobs.
 ---@return nebula.QueueStats
 function manage.queue_stats(self)
   local stats = self.db:one(STATS, MOST_COUNTED)
-  stats.policy = self:policy().name
+  local policy = self:policy()
+  stats.policy, stats.policy_version = policy.name, policy.version
   return stats
 end
 

@@ -91,13 +91,12 @@ local function admitted(policy, what, job)
   if answer == nil then return job end
   local changed = {}
   for name, value in pairs(job) do changed[name] = value end
-  check.fields("policy " .. policy.name .. ": admit", answer, FIELDS)
   for name, value in pairs(answer) do changed[name] = value end
   return changed
 end
 
-local function columns(self, what, list)
-  local null, policy = nebula.null, self:policy()
+local function columns(self, what, list, db)
+  local null, policy = nebula.null, self:policy(db)
   local uuid_v7 = nebula.crypto.uuid_v7
   local c = { {}, {}, {}, {}, {}, {}, {}, {}, {}, {} }
   local adhoc, keyed = false, false
@@ -147,8 +146,8 @@ end
 
 local function push_list(self, what, list, db)
   if #list == 0 then return {} end
-  local c, adhoc, keyed = columns(self, what, list)
   db = db or self.db
+  local c, adhoc, keyed = columns(self, what, list, db)
   if adhoc then ensure_adhoc(self, db) end
   local rows, err = nebula.try(db.query, db, keyed and PUSH_UNIQUE or PUSH_ALL, table.unpack(c))
   if err then

@@ -228,6 +228,7 @@ end
 -- none where nothing is to be taken now, or nil: look again.
 local function exchange(self, n)
   local conn, batch, worker = self.conn, self.batch, self.worker
+  if n > 0 then worker:look_at_policy() end
   local plan = n > 0 and worker.policy:plan_or_default(n) or nil
   local running
   if batch then

@@ -1,0 +1,205 @@
+-- cli/policy.lua: `nebula policy use|list|show|check|test`.
+local JSON = { default = false, help = "print JSON" }
+local SET = { type = "map", help = "an option of the policy; may be repeated" }
+local PAYLOAD = { type = "string", metavar = "JSON",
+  help = "payload of the job that its functions are tried with (default: one that has a handler alone)" }
+local LISTED = 20 -- published versions
+
+local function usage(format, ...)
+  error(require("nebula").error { kind = "config", message = format:format(...) }, 0)
+end
+
+local function with_storage(fn)
+  local storage <close> = require("nebula.storage").from_env { max_connections = 2 }
+  return fn(storage)
+end
+
+local function sample_payload(text)
+  if not text then return nil end
+  local nebula = require "nebula"
+  local payload, err = nebula.try(nebula.json.decode, text)
+  if err then usage("--payload is not JSON: %s", err.message) end
+  if type(payload) ~= "table" then usage "--payload is a JSON object" end
+  return payload
+end
+
+local function options_text(options)
+  local parts = {}
+  for name, value in pairs(options or {}) do
+    if type(value) == "table" then value = table.concat(value, ",") end
+    parts[#parts + 1] = ("%s=%s"):format(name, value)
+  end
+  table.sort(parts)
+  return table.concat(parts, " ")
+end
+
+local function described(row)
+  return {
+    version = row.version, name = row.name, options = row.options, set_by = row.published_by, since = row.published_at,
+  }
+end
+
+local function use(opts, args)
+  if not args.name == not opts.previous then usage "say which policy: NAME or FILE, or --previous" end
+  if opts.previous and opts.set then usage "--previous takes its options along: no --set" end
+  local published = require "nebula.policy.published"
+  return with_storage(function(storage)
+    local row
+    if opts.previous then
+      row = published.use_previous(storage.db)
+    else
+      row = published.use(storage.db, args.name, opts.set, sample_payload(opts.payload))
+    end
+    if opts.json then
+      print(require("nebula").json.encode(described(row)))
+    else
+      print(("policy %s is in force as version %d"):format(row.name, row.version))
+    end
+  end)
+end
+
+local function files()
+  local nebula, policy = require "nebula", require "nebula.policy"
+  local rows = {}
+  for i, found in ipairs(policy.files()) do
+    local loaded, err = nebula.try(policy.load, found.path)
+    rows[i] = { name = found.name, path = found.path, summary = loaded and loaded.summary,
+      problem = err and (err.message or tostring(err)) }
+  end
+  return rows
+end
+
+-- What is published; nil and why where no database is named.
+local function published_rows()
+  local rows, err = require("nebula").try(with_storage, function(storage)
+    return require("nebula.policy.published").list(storage.db, LISTED)
+  end)
+  if err and err.kind ~= "config" then error(err, 0) end
+  return rows, err
+end
+
+local function list(opts)
+  local nebula, ui = require "nebula", require "nebula.ui"
+  local rows, err = published_rows()
+  local found = files()
+  if opts.json then
+    local out = { published = nebula.json.array {}, files = nebula.json.array(found) }
+    for i, row in ipairs(rows or {}) do
+      out.published[i] = described(row)
+      out.published[i].in_force = i == 1
+    end
+    print(nebula.json.encode(out))
+    return
+  end
+  if not rows then
+    print(("Published: unknown (%s)\n"):format(err.message))
+  elseif #rows == 0 then
+    print "Published: none; the built-in default, priority, is in force\n"
+  else
+    local shown = {}
+    for i, row in ipairs(rows) do
+      shown[i] = described(row)
+      shown[i].options, shown[i][""] = options_text(row.options), i == 1 and "in force" or ""
+    end
+    print(ui.table(shown, { columns = { "version", "name", "set_by", "since", "options", "" } }) .. "\n")
+  end
+  for _, row in ipairs(found) do row.summary = row.problem and "refused: " .. row.problem or row.summary end
+  print(ui.table(found, { columns = { "name", "summary", "path" } }))
+end
+
+local function show(opts, args)
+  local nebula = require "nebula"
+  local row = with_storage(function(storage)
+    if args.version then
+      return storage.db:one("SELECT * FROM job_policies WHERE version = $1", args.version)
+    end
+    return require("nebula.policy.published").list(storage.db, 1)[1]
+  end)
+  if not row then
+    local what = args.version and "there is no version " .. args.version or "nothing is published: the built-in "
+      .. "default, priority, is in force"
+    error(nebula.error { kind = "not_found", message = what .. "; `nebula policy list` shows what there is" }, 0)
+  end
+  if opts.json then
+    local out = described(row)
+    out.source, out.modules = row.source, row.modules
+    print(nebula.json.encode(out))
+    return
+  end
+  print(("-- %s, version %d, set by %s at %s"):format(row.name, row.version, row.published_by, row.published_at))
+  if next(row.options) then print("-- options: " .. options_text(row.options)) end
+  print(row.source)
+  for name, module in pairs(row.modules or {}) do
+    print(("-- it loads policy %q:\n%s"):format(name, module.source))
+  end
+end
+
+local function check(opts, args)
+  local nebula = require "nebula"
+  local policy = require("nebula.policy").load(args.name, opts.set)
+  local results, passed = require("nebula.policy.check").run(policy, sample_payload(opts.payload))
+  if opts.json then
+    print(nebula.json.encode { name = policy.name, path = policy.path, passed = passed,
+      functions = nebula.json.array(results) })
+  else
+    print(("%s: it compiles, and keeps to the contract"):format(policy.path))
+    for _, result in ipairs(results) do print(("%-7s %s"):format(result.name, result.problem or "ok")) end
+  end
+  return passed
+end
+
+local function test(_, args)
+  local nebula = require "nebula"
+  local project = require("nebula.project").find() or "."
+  local path = ("%s/spec/policies/%s_spec.lua"):format(project, args.name)
+  if not nebula.fs.exists(path) then
+    error(nebula.error { kind = "not_found", message = ("%s does not exist: it is where the specs of policy %s stand")
+      :format(path, args.name) }, 0)
+  end
+  arg = { [0] = "busted", path } -- luacheck: globals arg
+  local runner, err = nebula.try(require, "busted.runner")
+  if not runner then
+    error(nebula.error { kind = "config", message = "busted is not installed (Debian: lua-busted): "
+      .. (err.message or tostring(err)) }, 0)
+  end
+  runner { standalone = false }
+end
+
+local NAME = { { name = "name", required = true, help = "a policy's name, or its file" } }
+
+return {
+  summary = "Publish, check and test queue policies",
+  commands = {
+    use = {
+      summary = "Publish a policy: every worker follows within a second",
+      options = {
+        json = JSON, set = SET, payload = PAYLOAD,
+        previous = { default = false, help = "publish again what was in force before" },
+      },
+      arguments = { { name = "name", help = "a policy's name, or its file" } },
+      run = use,
+    },
+    list = {
+      summary = "Which policy is in force, which were before, and the files found",
+      options = { json = JSON },
+      run = list,
+    },
+    show = {
+      summary = "The source and options of the policy in force",
+      options = { json = JSON },
+      arguments = { { name = "version", type = "integer", help = "another version" } },
+      run = show,
+    },
+    check = {
+      summary = "Load a policy and try each of its functions; exit 1 where one fails",
+      options = { json = JSON, set = SET, payload = PAYLOAD },
+      arguments = NAME,
+      run = check,
+    },
+    test = {
+      summary = "Run spec/policies/NAME_spec.lua",
+      arguments = { { name = "name", required = true, help = "a policy's name" } },
+      run = test,
+    },
+  },
+}
