@@ -14,4 +14,5 @@ files["bindings/meta"] = { ignore = { "1..", "2..", "6.." } }
 -- What policy files know without require.
 files["scripts/policies"] = { read_globals = { "policy" } }
 files["examples/policies"] = { read_globals = { "policy" } }
+files["scripts/project/spec"] = { std = "lua54+busted" }
 files["spec/policies"] = { std = "lua54+busted", read_globals = { "policy" } }

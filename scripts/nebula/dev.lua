@@ -145,6 +145,11 @@ end
 
 -- ---- the operations ----
 
+--- Makes `.nebula/` in a directory: what needs a database there starts a private one by itself.
+---@param directory string
+---@return string state its path
+function dev.prepare(directory) return make_state(system.realpath(directory)) end
+
 local function refuse_foreign(state)
   fail(state .. " is a copy of another checkout's, whose database it does not own; `nebula dev reset --yes` "
     .. "makes one for this checkout")

@@ -25,7 +25,11 @@ local REMEDIES = {
 local function try_operations(self, store)
   local key = ".nebula-doctor/" .. nebula.crypto.uuid_v7()
   local steps = {
-    { "list", function() for _ in store:list { prefix = key } do break end end },
+    { "list", function()
+      local objects, state, first, closing = store:list { prefix = key }
+      local _ <close> = closing
+      objects(state, first)
+    end },
     { "write", function() store:upload(key, key) end },
     { "read", function() assert(store:download(key) == key, "what was read is not what was written") end },
     { "delete", function() store:delete(key) end },
