@@ -52,6 +52,8 @@ local function complete_within(run, fn)
   run.worker.db:transaction(function(tx)
     values = table.pack(fn(tx))
     local entry = { job = run.job, outcome = outcome.completed(values[1]) }
+    -- A process stopped between the next two statements must not keep the job's row from its rescue.
+    tx:exec(("SET LOCAL idle_in_transaction_session_timeout = %d"):format(run.worker.settings.lease * 1000 // 1))
     if not settle.leased(tx, { entry }, true)[run.job.id] then
       run.lost = true
       raise("fenced", "ctx.tx: the claim of job %s has ended; nothing was written", run.job.id)
