@@ -9,7 +9,7 @@ local system = require "nebula.system"
 local files = {}
 
 local MOST_VERSION = 2147483647
-local FIELDS = { summary = "string", up = "step", down = "step", transaction = "boolean" }
+local FIELDS = { summary = "string", up = "step", down = "step", transaction = "boolean", allow = "table" }
 
 local function fail(message, ...)
   error(nebula.error { kind = "migration", message = message:format(...) }, 0)
@@ -25,6 +25,8 @@ end
 ---@field up (string|function)[] its steps
 ---@field down? (string|function)[]
 ---@field transaction boolean all in one transaction, with its row of the history
+---@field allow table<string, string> what `lint` shall let pass, and why
+---@field text string the file's
 
 local function check_step(path, field, value)
   local kind = type(value)
@@ -82,6 +84,8 @@ local function load_migration(series, path, version, name, kind)
     up = check_step(path, "up", found.up),
     down = found.down ~= nil and check_step(path, "down", found.down) or nil,
     transaction = found.transaction ~= false,
+    allow = found.allow or {},
+    text = text,
   }
 end
 
@@ -97,7 +101,7 @@ function files.list(series, directory)
   end
   local found, by_version = {}, {}
   for _, file in ipairs(names) do
-    local digits, name, kind = file:match "^V(%d+)__([%w_]+)%.(%a+)$"
+    local digits, name, kind = file:match "^V(%d+)__([%w_\128-\255]+)%.(%a+)$"
     if digits and (kind == "lua" or kind == "sql") then
       local version = math.tointeger(tonumber(digits))
       local path = directory .. "/" .. file
