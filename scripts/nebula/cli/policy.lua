@@ -40,7 +40,7 @@ local function described(row)
 end
 
 local function use(opts, args)
-  if not args.name == not opts.previous then usage "say which policy: NAME or FILE, or --previous" end
+  if (not args.name) == (not opts.previous) then usage "say which policy: NAME or FILE, or --previous" end
   if opts.previous and opts.set then usage "--previous takes its options along: no --set" end
   local published = require "nebula.policy.published"
   return with_storage(function(storage)
