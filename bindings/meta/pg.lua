@@ -163,6 +163,23 @@ local pool = {}
 ---@return nebula.pg.Connection
 function pool:acquire() end
 
+---@class nebula.pg.listen_options
+---@field on_reconnect? fun(channel: string) runs in a task each time it listens again after the connection was lost
+---@field ping? number|string silence after which the server is asked for a sign of life (10 s); twice that, and it is lost
+
+---Calls `fn(payload, channel, pid)` in a task of its own for each notification. Waits until the server
+---listens. All channels of a pool share one connection beside the pool's own; where it breaks, it is
+---made again and listens again. What was notified in between is lost: look for it in `on_reconnect`.
+---It goes on until the handle or the pool is closed, also where the handle is not kept. Not through a
+---pooler in transaction mode.
+---Raises `database` where the first connection cannot be made or the server refuses, `validation`,
+---`pool` where the pool is closed.
+---@param channel string 1 to 63 bytes, as it is: no case is folded
+---@param fn fun(payload: string, channel: string, pid: integer)
+---@param options? nebula.pg.listen_options
+---@return nebula.pg.Listener
+function pool:listen(channel, fn, options) end
+
 ---Counts: connections, idle, busy, held, connecting, waiting now; opened, closed, failed, requests,
 ---waited, timeouts, pipelined since the start.
 ---@return table<string, integer>
@@ -170,6 +187,12 @@ function pool:stats() end
 
 ---Refuses what comes, ends what waits; each connection closes when its work is done.
 function pool:close() end
+
+---@class nebula.pg.Listener
+local listener = {}
+
+---Ends it; `fn` is not called again. Also by `<close>`.
+function listener:close() end
 
 ---A held connection: from `pool:acquire`, or the handle of a transaction, good inside its function.
 ---@class nebula.pg.Connection: nebula.pg.queries

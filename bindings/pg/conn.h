@@ -28,7 +28,8 @@ typedef enum pg_conn_state {
 typedef struct pg_conn_events {
   void (*ready)(pg_conn *conn);    /* it may be used */
   void (*advanced)(pg_conn *conn); /* some requests have ended; it may be idle now */
-  void (*closed)(pg_conn *conn);   /* it failed or was closed, and all its requests are answered */
+  void (*notified)(pg_conn *conn, const PGnotify *notification); /* may be NULL */
+  void (*closed)(pg_conn *conn); /* it failed or was closed, and all its requests are answered */
 } pg_conn_events;
 
 struct pg_conn {

@@ -211,10 +211,20 @@ static void report_lost(pg_conn *self) {
   pg_conn_fail(self, why, last);
 }
 
+static void take_notifications(pg_conn *self) {
+  if (self->events->notified == NULL) return;
+  PGnotify *n;
+  while (self->state == PG_CONN_READY && (n = PQnotifies(self->pg)) != NULL) {
+    self->events->notified(self, n);
+    PQfreemem(n);
+  }
+}
+
 void pg_conn_process(pg_conn *self) {
   if (self->state != PG_CONN_READY || !within_limit(self)) return;
   bool alive = PQconsumeInput(self->pg) == 1;
   bool whole = drain(self);
+  take_notifications(self);
   if (self->state != PG_CONN_READY) return;
   if (!alive || !whole || PQstatus(self->pg) == CONNECTION_BAD) {
     report_lost(self);

@@ -137,6 +137,10 @@ void lua_pg_open_rows(lua_State *L);
 /* Sets `heartbeat` in the table on top. */
 void lua_pg_open_heartbeat(lua_State *L);
 
+/* ---- lua_listen.c ---- */
+void lua_pg_open_listen(lua_State *L);
+int lua_pg_pool_listen(lua_State *L);
+
 /* ---- lua_copy.c ---- */
 void lua_pg_open_copy(lua_State *L);
 int lua_pg_pool_copy_in(lua_State *L);

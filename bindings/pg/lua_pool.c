@@ -191,6 +191,7 @@ int lua_open_pg(lua_State *L) {
   static const luaL_Reg METHODS[] = {{"transaction", lua_pg_pool_transaction},
                                      {"copy_in", lua_pg_pool_copy_in},
                                      {"copy_out", lua_pg_pool_copy_out},
+                                     {"listen", lua_pg_pool_listen},
                                      {"stats", pool_stats},
                                      {"close", pool_close},
                                      {NULL, NULL}};
@@ -200,6 +201,7 @@ int lua_open_pg(lua_State *L) {
   lua_pg_open_session(L);
   lua_pg_open_copy(L);
   lua_pg_open_rows(L);
+  lua_pg_open_listen(L);
   lua_createtable(L, 0, 8);
   lua_pushcfunction(L, pg_connect);
   lua_setfield(L, -2, "connect");

@@ -1,4 +1,5 @@
 /* pool.c: who gets which connection. */
+#include "pg/listen.h"
 #include "pg/pool_private.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,7 @@ void pg_pool_release(pg_pool *self) {
     self->spare = r->next;
     free(r);
   }
+  pg_listener_free(self->listener);
   pg_statements_free(self->statements);
   pg_config_free(self->config);
   free(self->conns);

@@ -67,7 +67,8 @@ static void on_control_closed(pg_conn *conn) {
   pg_pool_release(self);
 }
 
-static const pg_conn_events CONTROL = {on_control_ready, on_control_advanced, on_control_closed};
+static const pg_conn_events CONTROL = {
+    .ready = on_control_ready, .advanced = on_control_advanced, .closed = on_control_closed};
 
 static pg_conn *control(pg_pool *self) {
   if (self->control != NULL) return self->control;

@@ -1,4 +1,5 @@
 /* pool_conns.c: opening connections, losing them, letting them rest, and who waits too long. */
+#include "pg/listen.h"
 #include "pg/pool_private.h"
 #include <ctype.h>
 #include <stdio.h>
@@ -43,7 +44,7 @@ static void back_off(pg_pool *self) {
 }
 
 /* Verbose messages read "FATAL:  28P01: password authentication failed ...". */
-static void split_code(pg_pool *self, const char *text) {
+void pg_pool_note_failure(pg_pool *self, const char *text) {
   self->code[0] = '\0';
   const char *body = text;
   for (const char *p = strstr(text, ":  "); p != NULL; p = strstr(p + 1, ":  ")) {
@@ -67,7 +68,7 @@ static void split_code(pg_pool *self, const char *text) {
 
 static void connect_failed(pg_pool *self, const pg_conn *conn) {
   self->stats.failed++;
-  split_code(self, conn->error);
+  pg_pool_note_failure(self, conn->error);
   back_off(self);
   bool hopeless = is_final(self->code) || (!self->connected_once && self->code[0] == '\0');
   if (hopeless && self->connecting == 0 && self->count == 0)
@@ -130,7 +131,8 @@ static void on_conn_closed(pg_conn *conn) {
   pg_pool_release(self);
 }
 
-static const pg_conn_events EVENTS = {on_conn_ready, on_conn_advanced, on_conn_closed};
+static const pg_conn_events EVENTS = {
+    .ready = on_conn_ready, .advanced = on_conn_advanced, .closed = on_conn_closed};
 
 void pg_pool_grow(pg_pool *self) {
   uint64_t now = uv_now(&self->loop->uv);
@@ -251,6 +253,7 @@ void pg_pool_close(pg_pool *self, bool now) {
   self->refs++;
   self->closed = true;
   pg_pool_fail_waiting(self, PG_OUTCOME_CLOSED, "the pool was closed");
+  pg_listener_close(self->listener);
   pg_pool_watch_waiting(self);
   loop_timer_stop(self->loop, self->retry);
   loop_timer_stop(self->loop, self->upkeep);

@@ -21,7 +21,8 @@ struct pg_pool {
   bool closed, connected_once, pumping;
   pg_conn **conns;
   size_t count, connecting, reserved;
-  pg_conn *control; /* carries cancels; NULL until one is needed */
+  struct pg_listener *listener; /* NULL until something listens */
+  pg_conn *control;             /* carries cancels; NULL until one is needed */
   uint64_t last_serial;
   pg_queue waiting;
   size_t waiting_alone; /* of them, those that need a connection of their own */
@@ -44,6 +45,9 @@ void pg_pool_pump(pg_pool *self);
 
 /* Opens one more connection where that is allowed now. */
 void pg_pool_grow(pg_pool *self);
+
+/* Keeps what a failed connection said, as `error` and `code`. */
+void pg_pool_note_failure(pg_pool *self, const char *text);
 
 /* Ends everyone who waits. */
 void pg_pool_fail_waiting(pg_pool *self, pg_outcome outcome, const char *message);
