@@ -165,7 +165,7 @@ function pool:acquire() end
 
 ---@class nebula.pg.listen_options
 ---@field on_reconnect? fun(channel: string) runs in a task each time it listens again after the connection was lost
----@field ping? number|string silence after which the server is asked for a sign of life (10 s); twice that, and it is lost
+---@field ping? number|string silence after which the server is asked for a sign of life (10 s); then it has as long
 
 ---Calls `fn(payload, channel, pid)` in a task of its own for each notification. Waits until the server
 ---listens. All channels of a pool share one connection beside the pool's own; where it breaks, it is
