@@ -29,8 +29,8 @@ static void retire(pg_request *r, pg_outcome outcome, const char *message) {
 
 /* May the server have done it, though no answer came? */
 static bool may_have_run(const pg_request *r) {
-  return !r->fatal_seen && r->statement != NULL && r->statement->scan.kind != PG_CLASS_READ &&
-         r->kind != PG_REQUEST_DESCRIBE;
+  return !r->fatal_seen && !r->inside && r->statement != NULL &&
+         r->statement->scan.kind != PG_CLASS_READ && r->kind != PG_REQUEST_DESCRIBE;
 }
 
 static void answer_all(pg_conn *self, pg_outcome outcome, const char *message) {
@@ -94,9 +94,9 @@ static int send_sync(PGconn *pg) {
 }
 
 /* Sends DEALLOCATE as a segment of its own, for a statement that left the cache. Nobody waits. */
-static bool send_deallocate(pg_conn *self, uint32_t id) {
+static bool send_deallocate(pg_conn *self, uint32_t name) {
   char sql[48];
-  snprintf(sql, sizeof sql, "DEALLOCATE %s", pg_statement_name(id).text);
+  snprintf(sql, sizeof sql, "DEALLOCATE %s", pg_statement_name(name).text);
   pg_request *r = pg_pool_internal_request(self->pool, PG_REQUEST_EXECUTE, sql);
   if (r == NULL) return false;
   r->conn = self;
@@ -111,27 +111,32 @@ static bool send_deallocate(pg_conn *self, uint32_t id) {
 
 typedef enum naming { UNNAMED, NAMED, NEW, NO_MEMORY } naming;
 
-/* Finds the statement in the connection's cache, or makes room for it. */
+/* Finds the statement in the connection's cache, or makes room for it; sets the request's name. */
 static naming name_statement(pg_conn *self, pg_request *r) {
   const pg_statement *s = r->statement;
   /* A text without parameters is worth a prepared statement at its second sight. */
   bool worth = s->scan.kind <= PG_CLASS_WRITE && (r->nparams > 0 || s->calls > 0 || s->described);
   if (r->kind != PG_REQUEST_DESCRIBE && !worth && r->nparams == 0) return UNNAMED;
   if (self->prepared == NULL || r->unprepared) return UNNAMED;
-  if (pg_prepared_find(self->prepared, s) != NULL) return NAMED;
-  uint32_t evicted;
-  if (pg_prepared_add(self->prepared, r->statement, &evicted) == NULL) return NO_MEMORY;
+  const pg_prepared_entry *entry = pg_prepared_find(self->prepared, s);
+  naming how = entry != NULL ? NAMED : NEW;
+  uint32_t evicted = 0, stale = r->stale;
+  if (entry == NULL) entry = pg_prepared_add(self->prepared, r->statement, &evicted);
+  if (entry == NULL) return NO_MEMORY;
+  r->name = entry->name;
+  r->stale = 0;
   if (evicted != 0 && !send_deallocate(self, evicted)) return NO_MEMORY;
-  /* Tried again because its plan was stale: the server may still know it by this name. */
-  return !r->retried || send_deallocate(self, s->id) ? NEW : NO_MEMORY;
+  return stale == 0 || send_deallocate(self, stale) ? how : NO_MEMORY;
 }
 
 static int send_prelude(pg_conn *self, pg_request *r) {
-  if (self->begin[0] != '\0') {
+  for (char *at = self->begin, *next; *at != '\0'; at = next) {
+    next = at + strcspn(at, ";");
+    if (*next == ';') *next++ = '\0';
     r->skip++;
-    if (!PQsendQueryParams(self->pg, self->begin, 0, NULL, NULL, NULL, NULL, 0)) return 0;
-    self->begin[0] = '\0';
+    if (!PQsendQueryParams(self->pg, at, 0, NULL, NULL, NULL, NULL, 0)) return 0;
   }
+  self->begin[0] = '\0';
   if (r->timeout > 0 && !self->held) {
     char sql[96];
     snprintf(sql, sizeof sql, "SELECT set_config('statement_timeout', '%.0f', true)",
@@ -144,9 +149,8 @@ static int send_prelude(pg_conn *self, pg_request *r) {
 
 static int send_statement(pg_conn *self, pg_request *r, naming how) {
   const pg_statement *s = r->statement;
-  pg_name name = pg_statement_name(s->id);
+  pg_name name = pg_statement_name(r->name);
   bool describe = r->kind == PG_REQUEST_DESCRIBE;
-  if (how == UNNAMED) name.text[0] = '\0';
   if (how == NEW || (how == UNNAMED && describe)) {
     r->parse_step = r->skip++;
     if (!PQsendPrepare(self->pg, name.text, s->text, 0, NULL)) return 0;
@@ -157,11 +161,6 @@ static int send_statement(pg_conn *self, pg_request *r, naming how) {
                              r->binary);
   return PQsendQueryPrepared(self->pg, name.text, r->nparams, r->values, r->lengths, r->formats,
                              r->binary);
-}
-
-/* The script drops what the connection has prepared. */
-static bool forgets(const pg_statement *s) {
-  return strcmp(s->scan.word, "DISCARD") == 0 || strcmp(s->scan.word, "DEALLOCATE") == 0;
 }
 
 /* One segment: what goes ahead, the statement, a Sync. */
@@ -181,8 +180,10 @@ static bool send_one(pg_conn *self, pg_request *r) {
   }
   r->seen = r->skip = 0;
   r->parse_step = -1;
+  r->name = 0;
   r->sent_ns = uv_hrtime();
-  if (self->prepared != NULL && !r->abandoned && forgets(r->statement))
+  if (r->dirties) self->dirty = true;
+  if (self->prepared != NULL && !r->abandoned && r->statement->scan.forgets)
     pg_prepared_clear(self->prepared);
   bool sent = false;
   switch (r->kind) {
@@ -225,7 +226,7 @@ void pg_conn_send(pg_conn *self, pg_request *request) {
   if (self->begin[0] != '\0' &&
       (request->kind == PG_REQUEST_SCRIPT || request->kind == PG_REQUEST_COPY)) {
     /* The simple protocol has no segment to put a BEGIN into: it goes ahead as its own. */
-    pg_request *first = pg_pool_internal_request(self->pool, PG_REQUEST_EXECUTE, self->begin);
+    pg_request *first = pg_pool_internal_request(self->pool, PG_REQUEST_SCRIPT, self->begin);
     self->begin[0] = '\0';
     if (first == NULL) {
       retire(request, PG_OUTCOME_MEMORY, NULL);

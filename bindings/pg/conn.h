@@ -54,7 +54,7 @@ struct pg_conn {
 
   uv_getaddrinfo_t resolver;
   bool resolving;
-  size_t resolved; /* hosts looked up so far */
+  size_t hosts, resolved; /* of them, looked up so far */
   struct addrinfo **addresses;
 
   /* For the pool. */
@@ -66,7 +66,7 @@ struct pg_conn {
   bool cancelling, cancel_answered; /* nothing is sent until the answer came and `sent` is empty */
   uint64_t serial;
   bool rolling;    /* a ROLLBACK runs before it is given back */
-  char begin[160]; /* sent in front of the next request, in its segment */
+  char begin[160]; /* sent in front of the next request, in its segment: "A;B" are two statements */
   uint64_t created_ms, idle_ms, held_ms, expires_ms, settled_ns;
   pg_conn **held_by; /* the holder's pointer, cleared where the connection is lost */
   uint64_t holder;   /* the task that holds it */

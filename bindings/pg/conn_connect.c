@@ -92,7 +92,7 @@ static void on_handshake(uv_poll_t *handle, int status, int events) {
 
 static void free_addresses(pg_conn *self) {
   if (self->addresses == NULL) return;
-  for (size_t i = 0; i < pg_config_hosts(self->config); i++)
+  for (size_t i = 0; i < self->hosts; i++) /* the configuration may be gone */
     uv_freeaddrinfo(self->addresses[i]);
   free(self->addresses);
   self->addresses = NULL;
@@ -100,7 +100,7 @@ static void free_addresses(pg_conn *self) {
 
 /* Some host needs no look-up, or one was found. */
 static bool reachable(const pg_conn *self) {
-  for (size_t i = 0; i < pg_config_hosts(self->config); i++)
+  for (size_t i = 0; i < self->hosts; i++)
     if (self->addresses[i] != NULL || !pg_config_host_is_name(self->config, i)) return true;
   return false;
 }
@@ -142,7 +142,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     loop_defer(self->loop, &self->reap);
     return;
   }
-  if (status != 0 && pg_config_hosts(self->config) == 1) {
+  if (status != 0 && self->hosts == 1) {
     snprintf(self->error, sizeof self->error, "the host name %.80s cannot be resolved: %s",
              pg_config_host(self->config, 0), uv_strerror(status));
     pg_conn_fail(self, NULL, NULL);
@@ -154,7 +154,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
 
 /* Looks up the hosts that are names, one after the other, then starts. */
 static void resolve_next(pg_conn *self) {
-  size_t n = pg_config_hosts(self->config);
+  size_t n = self->hosts;
   while (self->resolved < n && !pg_config_host_is_name(self->config, self->resolved))
     self->resolved++;
   if (self->resolved == n) {
@@ -218,7 +218,8 @@ pg_conn *pg_conn_open(loop *on, const pg_config *config, const pg_conn_events *e
   self->pool = pool;
   self->created_ms = uv_now(&on->uv);
   self->reap = (loop_deferred){.run = on_reap, .data = self};
-  self->addresses = calloc(pg_config_hosts(config), sizeof *self->addresses);
+  self->hosts = pg_config_hosts(config);
+  self->addresses = calloc(self->hosts, sizeof *self->addresses);
   if (prepared_max > 0) self->prepared = pg_prepared_new(prepared_max);
   if (self->addresses == NULL || (prepared_max > 0 && self->prepared == NULL)) {
     free(self->addresses);

@@ -15,16 +15,21 @@ static const char *sqlstate(const PGresult *result) {
 }
 
 /* The server refused before it ran anything, because its plan or its name for the statement is
- * gone: worth one more try with a fresh Parse, unless a transaction was aborted by it. */
-static bool is_stale(const pg_conn *self, const pg_request *r) {
-  if (r->retried || r->kind != PG_REQUEST_EXECUTE || self->prepared == NULL || r->finished)
-    return false;
-  if (r->result == NULL || self->held) return false;
-  const char *code = sqlstate(r->result);
+ * gone. */
+static bool is_stale(const PGresult *error) {
+  const char *code = sqlstate(error);
   if (strcmp(code, "26000") == 0) return true;
-  const char *routine = PQresultErrorField(r->result, PG_DIAG_SOURCE_FUNCTION);
+  const char *routine = PQresultErrorField(error, PG_DIAG_SOURCE_FUNCTION);
   return strcmp(code, "0A000") == 0 && routine != NULL &&
          strcmp(routine, "RevalidateCachedQuery") == 0;
+}
+
+/* Worth one more try with a fresh Parse, unless a transaction was aborted by it, or what its caller
+ * sent after it would come first. A caller who turned away has taken its parameters along. */
+static bool may_retry(const pg_conn *self, const pg_request *r) {
+  bool last = self->sent.count == 0 && self->pending.count == 0;
+  return !r->retried && !r->abandoned && !r->finished && r->name != 0 && r->result != NULL &&
+         (!self->held || (last && pg_conn_settled(self))) && is_stale(r->result);
 }
 
 /* Whether the session should not be used again after such an error. */
@@ -37,15 +42,20 @@ static void note_error(pg_conn *self, pg_request *r, PGresult *result) {
     PQclear(result);
     return;
   }
+  bool unparsed = r->parse_step >= 0 && r->seen <= r->parse_step + 1;
+  if (r->name != 0 && (unparsed || is_stale(result)))
+    pg_prepared_forget(self->prepared, r->statement, r->name);
   const char *code = sqlstate(result);
   /* 25006 from a transaction that was made read-only says nothing about the server. */
   if (evicts(code) && (strcmp(code, "25006") != 0 || !pg_pool_is_read_only(self->pool)))
     self->evict = true;
   const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
   if (severity != NULL && strcmp(severity, "FATAL") == 0) r->fatal_seen = true;
-  if (r->parse_step >= 0 && r->seen <= r->parse_step + 1 && self->prepared != NULL)
-    pg_prepared_forget(self->prepared, r->statement);
-  if (r->result != NULL) PQclear(r->result);
+  if (r->finished) { /* its caller has been told another reason */
+    PQclear(result);
+    return;
+  }
+  PQclear(r->result);
   r->result = result;
 }
 
@@ -59,6 +69,7 @@ static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
   if (status == PGRES_SINGLE_TUPLE && r->streaming && !r->finished && !r->abandoned) {
     if (pg_request_add_row(r, result)) return;
     PQclear(result);
+    pg_request_finish(r, PG_OUTCOME_MEMORY, NULL);
     return;
   }
   if (status == PGRES_SINGLE_TUPLE) {
@@ -75,10 +86,7 @@ static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
   }
   int step = r->seen++;
   if (status == PGRES_FATAL_ERROR || status == PGRES_BAD_RESPONSE) {
-    if (r->finished && !r->abandoned)
-      PQclear(result);
-    else
-      note_error(self, r, result);
+    note_error(self, r, result);
     return;
   }
   bool keep =
@@ -103,8 +111,8 @@ static void time_it(pg_conn *self, pg_request *r) {
 static void end_head(pg_conn *self) {
   pg_request *r = self->sent.first;
   pg_queue_remove(r);
-  if (is_stale(self, r)) {
-    pg_prepared_forget(self->prepared, r->statement);
+  if (may_retry(self, r)) {
+    r->stale = r->name;
     r->statement->described = r->nparams > 0 && r->statement->described;
     PQclear(r->result);
     r->result = NULL;
@@ -118,8 +126,8 @@ static void end_head(pg_conn *self) {
       !pg_statement_describe(r->statement, r->result))
     pg_request_finish(r, PG_OUTCOME_MEMORY, NULL);
   pg_outcome outcome = is_error(r->result) ? PG_OUTCOME_ERROR : PG_OUTCOME_OK;
-  if (!self->held && self->sent.count == 0 && self->pending.count == 0 &&
-      PQtransactionStatus(self->pg) != PQTRANS_IDLE) {
+  /* libpq knows the state only of a connection on which nothing is under way. */
+  if (!self->held && self->sent.count == 0 && self->pending.count == 0 && !pg_conn_settled(self)) {
     snprintf(self->error, sizeof self->error, "a statement left a transaction open: %.80s",
              r->statement->text);
     self->evict = true;

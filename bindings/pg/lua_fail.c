@@ -133,12 +133,13 @@ static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request
 }
 
 void lua_pg_push_failure(lua_State *L, lua_pg_pool *pool, pg_request *request) {
+  lua_pg_keep_decoding(pool, request);
   if (request->result != NULL && PQresultStatus(request->result) == PGRES_FATAL_ERROR &&
       request->outcome == PG_OUTCOME_ERROR)
     push_server_error(L, request);
   else
     push_outcome(L, pool, request);
-  if (pool->decoding == request) pool->decoding = NULL;
+  pool->decoding = NULL;
   pg_request_release(request);
 }
 

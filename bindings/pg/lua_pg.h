@@ -31,7 +31,8 @@ typedef struct lua_pg_session {
   pg_conn *conn;                /* NULL where it was lost or given back */
   struct lua_pg_session *outer; /* whose connection this one uses: kept by user value 3 */
   bool transaction, ended;
-  bool in_transaction; /* an acquired session that runs :transaction */
+  bool in_transaction; /* a :transaction runs on it, or inside of it */
+  bool open;           /* what it began may be unfinished on the server */
   int attempts, retries;
   int cursors; /* opened so far */
   int depth;   /* 0: a transaction; above: a savepoint */
@@ -73,6 +74,13 @@ void lua_pg_acquired(lua_State *L, lua_pg_session *session);
 bool lua_pg_in_transaction(const lua_pg_session *session);
 void lua_pg_check_session_alive(lua_State *L, const lua_pg_session *session, const char *call);
 
+/* Where the session runs on another's connection: what it left open is undone by what goes in front
+ * of the next statement there. */
+void lua_pg_undo(lua_pg_session *session);
+
+/* The BEGIN of a transaction where it was not sent yet, or NULL. */
+char *lua_pg_unsent_begin(pg_conn *conn);
+
 /* Ends the session; its connection goes back to whom it came from. */
 void lua_pg_session_return(lua_pg_session *session);
 int lua_pg_session_close(lua_State *L);
@@ -89,7 +97,11 @@ int lua_pg_command(lua_State *L, lua_pg_session *session, const char *sql, const
  * request. */
 const char *lua_pg_command_tag(lua_State *L, lua_pg_session *session);
 
-/* A request under construction, freed by the next call where an error comes between. */
+/* Keeps the request until the next call, which frees it: where an error or the caller leaves it. */
+void lua_pg_keep_decoding(lua_pg_pool *pool, pg_request *request);
+
+/* A request under construction, freed by the next call where an error comes between. Raises in a
+ * finalizer: one may run in the middle of another call, whose request and buffer it would take. */
 pg_request *lua_pg_build(lua_State *L, lua_pg_pool *pool, pg_request_kind kind, const char *sql,
                          size_t length);
 task_ticket lua_pg_ticket(lua_State *L, pg_request *request, const char *what);

@@ -80,8 +80,16 @@ static void sweep(pg_request **slot) {
   pg_request_release(left);
 }
 
+void lua_pg_keep_decoding(lua_pg_pool *pool, pg_request *request) {
+  if (pool->decoding == request) return;
+  sweep(&pool->decoding);
+  pool->decoding = request;
+}
+
 pg_request *lua_pg_build(lua_State *L, lua_pg_pool *pool, pg_request_kind kind, const char *sql,
                          size_t length) {
+  if (lua_gc(L, LUA_GCISRUNNING) < 0)
+    err_raisef(L, ERR_SCRIPT, "database", "a finalizer (__gc) cannot use the database");
   sweep(&pool->building);
   pg_statement *statement = NULL;
   if (sql != NULL) {
@@ -129,10 +137,7 @@ static void submit(lua_pg_pool *pool, lua_pg_session *session, pg_request *r) {
     pg_pool_submit(pool->pool, r);
     return;
   }
-  pg_conn *conn = lua_pg_session_conn(session);
-  pg_class kind = r->statement->scan.kind;
-  if (kind == PG_CLASS_OTHER || kind == PG_CLASS_CONTROL) conn->dirty = true;
-  pg_pool_submit_to(pool->pool, conn, r);
+  pg_pool_submit_to(pool->pool, lua_pg_session_conn(session), r);
 }
 
 /* Sends what the arguments ask for: first, where its types are not known, to learn them. */
@@ -156,7 +161,9 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
   else
     lua_pg_encode(L, pool, r, 3, nparams);
   r->shape = shape;
-  r->alone = s->scan.kind > PG_CLASS_WRITE || r->kind != PG_REQUEST_EXECUTE;
+  r->dirties = (s->scan.kind > PG_CLASS_WRITE || s->scan.session) && r->kind != PG_REQUEST_DESCRIBE;
+  r->inside = session != NULL && lua_pg_in_transaction(session);
+  r->alone = s->scan.kind > PG_CLASS_WRITE || s->scan.session || r->kind != PG_REQUEST_EXECUTE;
   r->unprepared = o.unprepared;
   r->resumed = resumed;
   r->max_bytes = o.max_bytes;
@@ -205,8 +212,7 @@ static int query_done(lua_State *L, int status, lua_KContext context) {
     pg_request_release(r);
     return again(L, shape);
   }
-  sweep(&pool->decoding);
-  pool->decoding = r;
+  lua_pg_keep_decoding(pool, r);
   int results = lua_pg_decode(L, r->result, shape);
   pool->decoding = NULL;
   pg_request_release(r);
@@ -230,10 +236,13 @@ int lua_pg_command(lua_State *L, lua_pg_session *session, const char *sql, const
   lua_pg_pool *pool = session->pool;
   pg_request *r = lua_pg_build(L, pool, PG_REQUEST_EXECUTE, sql, strlen(sql));
   r->unprepared = true;
+  r->inside = strcmp(sql, "COMMIT") != 0;
   task_ticket ticket = lua_pg_ticket(L, r, what);
   pool->building = NULL;
   session->command = r;
-  pg_pool_submit_to(pool->pool, lua_pg_session_conn(session), r);
+  pg_conn *conn = lua_pg_session_conn(session);
+  if (strcmp(sql, "ROLLBACK") == 0) conn->begin[0] = '\0'; /* needs nothing in front of it */
+  pg_pool_submit_to(pool->pool, conn, r);
   return task_wait(L, ticket, lua_pg_abandon, r, context, done);
 }
 
@@ -242,7 +251,6 @@ const char *lua_pg_command_tag(lua_State *L, lua_pg_session *session) {
   pg_request *r = session->command;
   session->command = NULL;
   if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, pool, r);
-  sweep(&pool->decoding);
-  pool->decoding = r;
+  lua_pg_keep_decoding(pool, r);
   return PQcmdStatus(r->result);
 }

@@ -22,12 +22,14 @@ typedef struct rows {
   PGresult *row;           /* streaming: while it is decoded */
   int at;                  /* the next row of the batch */
   bool last;               /* no more batches */
+  int attempt;             /* the session's, when the cursor was declared */
   char cursor[24];         /* its name, or empty */
 } rows;
 
-/* Nothing waits for the answer. */
+/* Nothing waits for the answer. A cursor ends with its transaction. */
 static void close_cursor(const rows *self) {
-  pg_conn *conn = self->session->ended ? NULL : lua_pg_session_conn(self->session);
+  bool gone = self->session->ended || self->session->attempts != self->attempt;
+  pg_conn *conn = gone ? NULL : lua_pg_session_conn(self->session);
   if (conn == NULL) return;
   char sql[40];
   snprintf(sql, sizeof sql, "CLOSE %s", self->cursor);
@@ -151,6 +153,7 @@ static int push_loop(lua_State *L) { // stack: next, rows
 }
 
 int lua_pg_stream_rows(lua_State *L, lua_pg_pool *pool, pg_request *request) {
+  if (!pg_request_keep(request)) lua_pg_no_memory(L);
   rows *self = push(L, pool);
   self->request = request;
   request->alone = request->streaming = true;
@@ -163,9 +166,10 @@ static int declared(lua_State *L, int status, lua_KContext context) {
   pg_request *r = (pg_request *)context;
   lua_pg_session *session = lua_touserdata(L, 1);
   if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, session->pool, r);
-  session->pool->decoding = r;
+  lua_pg_keep_decoding(session->pool, r);
   rows *self = push(L, session->pool);
   self->session = session;
+  self->attempt = session->attempts;
   self->request = r;
   session->pool->decoding = NULL;
   if (strncmp(r->statement->text, "DECLARE ", 8) == 0)

@@ -123,15 +123,18 @@ static bool may_follow(const pg_conn *conn, uint64_t now_ns) {
   return (double)(now_ns - since) < PG_SHORT_US * 1000;
 }
 
-static bool can_grow(const pg_pool *self) {
-  return self->count < self->options.max_connections &&
+bool pg_pool_can_grow(const pg_pool *self) {
+  /* After a failure one connection tries alone. */
+  return !self->closed && self->count < self->options.max_connections &&
+         self->connecting < PG_CONNECTING_MAX && (self->failures == 0 || self->connecting == 0) &&
          uv_now(&self->loop->uv) >= self->grow_after_ms;
 }
 
 /* The connection for a request now, or NULL: it has to wait. */
 static pg_conn *choose(pg_pool *self, const pg_request *r) {
   pg_conn *idle = NULL, *shared = NULL;
-  bool share = !r->alone && r->statement != NULL && r->statement->mean_us >= 0 && !can_grow(self);
+  bool share =
+      !r->alone && r->statement != NULL && r->statement->mean_us >= 0 && !pg_pool_can_grow(self);
   uint64_t now_ns = 0;
   size_t least = SIZE_MAX;
   for (size_t i = 0; i < self->count; i++) {
@@ -220,9 +223,10 @@ void pg_pool_pump(pg_pool *self) {
   pg_pool_release(self);
 }
 
-/* A cancel can hit nobody else's work. */
+/* A cancel can hit nobody else's work: with a request that runs alone there is at most the pool's
+ * own, for which nobody waits. */
 static bool is_alone(const pg_request *r) {
-  return r->conn->held || (r->alone && r->conn->sent.count == 1);
+  return r->conn->held || r->alone;
 }
 
 static void on_deadline(void *data) {
@@ -261,10 +265,12 @@ void pg_pool_submit(pg_pool *self, pg_request *request) {
   }
   request->refs++;
   request->queued_ms = uv_now(&self->loop->uv);
-  if (request->resumed)
+  if (request->resumed) { /* as old as the oldest, so that the first in the queue expires first */
+    if (self->waiting.first != NULL) request->queued_ms = self->waiting.first->queued_ms;
     pg_queue_push_front(&self->waiting, request);
-  else
+  } else {
     pg_queue_push(&self->waiting, request);
+  }
   if (request->alone) self->waiting_alone++;
   self->stats.waited++;
   /* The answer comes from the loop, never from inside this call. */

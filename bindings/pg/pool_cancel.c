@@ -8,13 +8,14 @@
  * the results are in. Where no answer comes in time, the connection is closed instead. */
 #include "pg/pool_private.h"
 #include <stdio.h>
+#include <string.h>
 
 #define CANCEL_SECONDS 5.0
 #define AGAIN_SECONDS 0.02
 
 static void send_cancel(pg_pool *self, pg_conn *conn);
 
-static pg_conn *find(const pg_pool *self, uint64_t serial) {
+pg_conn *pg_pool_find(const pg_pool *self, uint64_t serial) {
   for (size_t i = 0; i < self->count; i++)
     if (self->conns[i]->serial == serial) return self->conns[i];
   return NULL;
@@ -36,7 +37,7 @@ static void on_again(void *data) {
 }
 
 static void on_answer(pg_request *request) {
-  pg_conn *conn = find(request->pool, request->tag[0]);
+  pg_conn *conn = pg_pool_find(request->pool, request->tag[0]);
   if (conn == NULL || !conn->cancelling) return;
   if (request->outcome != PG_OUTCOME_OK) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "its statement could not be cancelled");
@@ -51,8 +52,25 @@ static void on_answer(pg_request *request) {
   if (conn->state == PG_CONN_READY) conn->events->advanced(conn);
 }
 
+static bool is_same(const char *a, const char *b) {
+  return strcmp(a != NULL ? a : "", b != NULL ? b : "") == 0;
+}
+
+/* Of several hosts each connection may have found another, where the number of the process is
+ * somebody else's. */
+static bool same_server(const pg_conn *a, const pg_conn *b) {
+  return is_same(PQhost(a->pg), PQhost(b->pg)) && is_same(PQhostaddr(a->pg), PQhostaddr(b->pg)) &&
+         is_same(PQport(a->pg), PQport(b->pg));
+}
+
 static void on_control_ready(pg_conn *conn) {
+  const pg_pool *self = conn->pool;
   conn->expires_ms = UINT64_MAX;
+  for (size_t i = 0; i < self->count; i++) {
+    if (!self->conns[i]->cancelling || same_server(self->conns[i], conn)) continue;
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "it reached another server");
+    return;
+  }
   pg_conn_advance(conn);
 }
 
@@ -86,6 +104,9 @@ static void on_late(void *data) {
 static void send_cancel(pg_pool *self, pg_conn *conn) {
   char sql[64];
   snprintf(sql, sizeof sql, "SELECT pg_cancel_backend(%d)", PQbackendPID(conn->pg));
+  if (self->control != NULL && self->control->state == PG_CONN_READY &&
+      !same_server(self->control, conn))
+    pg_conn_close(self->control, PG_OUTCOME_CLOSED, "it is connected to another server");
   pg_conn *over = control(self);
   pg_request *r = over != NULL ? pg_pool_internal_request(self, PG_REQUEST_EXECUTE, sql) : NULL;
   if (r == NULL) {

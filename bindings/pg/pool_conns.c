@@ -31,16 +31,22 @@ static bool is_final(const char *code) {
   return strncmp(code, "28", 2) == 0 || strcmp(code, "3D000") == 0 || strcmp(code, "42501") == 0;
 }
 
+/* Doubles the pause to about the time that a ready server may be left unused. Connections that
+ * fail together count once. */
 static void back_off(pg_pool *self) {
+  uint64_t now = uv_now(&self->loop->uv);
+  if (now < self->grow_after_ms) return;
   /* A server that ended this one session takes the next one at once. */
   bool ended = strcmp(self->code, "57P01") == 0;
-  double seconds = 0.02 * (double)(1u << (ended ? 0 : self->failures < 8 ? self->failures : 8));
-  if (seconds > 5) seconds = 5;
+  unsigned most = is_final(self->code) ? 8 : 5;
+  double seconds = 0.02 * (double)(1u << (ended                   ? 0
+                                          : self->failures < most ? self->failures
+                                                                  : most));
   seconds *= 0.75 + (double)(uv_hrtime() % 1000) / 2000;
   self->failures++;
-  self->grow_after_ms = uv_now(&self->loop->uv) + (uint64_t)(seconds * 1000);
-  if (self->retry == NULL)
-    self->retry = loop_timer_start(self->loop, seconds + 0.001, on_retry, self);
+  self->grow_after_ms = now + (uint64_t)(seconds * 1000);
+  loop_timer_stop(self->loop, self->retry);
+  self->retry = loop_timer_start(self->loop, seconds + 0.001, on_retry, self);
 }
 
 /* Verbose messages read "FATAL:  28P01: password authentication failed ...". */
@@ -90,11 +96,37 @@ static void on_conn_ready(pg_conn *conn) {
     pg_pool_pump(self);
 }
 
+static void on_recycled(pg_request *request) {
+  pg_conn *conn = pg_pool_find(request->pool, request->tag[0]);
+  if (conn != NULL && request->outcome != PG_OUTCOME_OK) conn->evict = true;
+}
+
+/* Ends what may be open in the session, and undoes what it has changed, before it is given out
+ * again. A session that refuses is closed. */
+static void recycle(pg_pool *self, pg_conn *conn) {
+  pg_request *r = conn->dirty ? pg_pool_internal_request(self, PG_REQUEST_SCRIPT, RECYCLE)
+                              : pg_pool_internal_request(self, PG_REQUEST_EXECUTE, "ROLLBACK");
+  if (r == NULL) {
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "out of memory");
+    return;
+  }
+  conn->held = conn->rolling = true;
+  r->abandoned = false;
+  r->done = on_recycled;
+  r->tag[0] = conn->serial;
+  pg_conn_send(conn, r);
+  pg_request_release(r);
+}
+
 /* A quiet connection that nobody holds: keep it, or let it go. */
 static void settle(pg_pool *self, pg_conn *conn) {
   uint64_t now = uv_now(&self->loop->uv);
   if (self->closed || conn->evict || now >= conn->expires_ms || !pg_conn_settled(conn)) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
+    return;
+  }
+  if (conn->dirty) {
+    recycle(self, conn);
     return;
   }
   conn->idle_ms = now;
@@ -135,11 +167,7 @@ static const pg_conn_events EVENTS = {
     .ready = on_conn_ready, .advanced = on_conn_advanced, .closed = on_conn_closed};
 
 void pg_pool_grow(pg_pool *self) {
-  uint64_t now = uv_now(&self->loop->uv);
-  while (self->count < self->options.max_connections && self->connecting < PG_CONNECTING_MAX &&
-         self->connecting < self->waiting.count && now >= self->grow_after_ms && !self->closed) {
-    /* After a failure one connection tries alone. */
-    if (self->failures > 0 && self->connecting > 0) return;
+  while (self->connecting < self->waiting.count && pg_pool_can_grow(self)) {
     pg_conn *conn = pg_conn_open(self->loop, self->config, &EVENTS, self,
                                  self->options.connection_timeout, self->options.statement_cache);
     if (conn == NULL) return;
@@ -160,22 +188,13 @@ void pg_pool_give_back(pg_pool *self, pg_conn *conn) {
   bool busy = !pg_conn_quiet(conn);
   if (busy) pg_pool_cancel(self, conn);
   if (conn->state != PG_CONN_READY) return;
-  bool open = busy || !pg_conn_settled(conn);
-  if (!open && !conn->dirty) {
-    conn->held = false;
-    settle(self, conn);
-    if (self->waiting.first != NULL) loop_defer(self->loop, &self->pump);
+  if (busy || conn->dirty || !pg_conn_settled(conn)) {
+    recycle(self, conn);
     return;
   }
-  pg_request *r = conn->dirty ? pg_pool_internal_request(self, PG_REQUEST_SCRIPT, RECYCLE)
-                              : pg_pool_internal_request(self, PG_REQUEST_EXECUTE, "ROLLBACK");
-  if (r == NULL) {
-    pg_conn_close(conn, PG_OUTCOME_CLOSED, "out of memory");
-    return;
-  }
-  conn->rolling = true;
-  pg_conn_send(conn, r);
-  pg_request_release(r);
+  conn->held = false;
+  settle(self, conn);
+  if (self->waiting.first != NULL) loop_defer(self->loop, &self->pump);
 }
 
 static void explain_wait(const pg_pool *self, char *text, size_t size) {

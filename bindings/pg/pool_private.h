@@ -40,6 +40,12 @@ struct pg_pool {
   pg_pool_stats stats;
 };
 
+/* A new connection may be opened now. */
+bool pg_pool_can_grow(const pg_pool *self);
+
+/* The connection of that number, or NULL. */
+pg_conn *pg_pool_find(const pg_pool *self, uint64_t serial);
+
 /* Serves the waiters that can be served. */
 void pg_pool_pump(pg_pool *self);
 

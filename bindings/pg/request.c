@@ -55,6 +55,17 @@ char *pg_request_bytes(pg_request *self, size_t length) {
   return block->bytes;
 }
 
+bool pg_request_keep(pg_request *self) {
+  for (int i = 0; i < self->nparams; i++) {
+    if (self->values[i] == NULL) continue;
+    size_t length = self->formats[i] == 1 ? (size_t)self->lengths[i] : strlen(self->values[i]) + 1;
+    char *copy = pg_request_bytes(self, length);
+    if (copy == NULL) return false;
+    self->values[i] = memcpy(copy, self->values[i], length);
+  }
+  return true;
+}
+
 PGresult *pg_request_next_row(pg_request *self) {
   if (self->rows_count == 0) return NULL;
   PGresult *row = self->rows[self->rows_first];

@@ -4,7 +4,7 @@
  * for the core while it is queued or sent. The caller may turn away at any time with
  * pg_request_abandon; an answer that comes later is dropped. Parameters are read when the request
  * is sent, so the caller keeps their bytes until it is done or abandoned, or copies them with
- * pg_request_copy. All on the loop's thread. */
+ * pg_request_keep. All on the loop's thread. */
 #ifndef NEBULA_PG_REQUEST_H
 #define NEBULA_PG_REQUEST_H
 
@@ -65,8 +65,12 @@ struct pg_request {
   bool unprepared;  /* sent as text: the caller said so */
   bool finished, abandoned, retried;
   bool fatal_seen; /* the server said why it ends the session */
+  bool dirties;    /* what it changes in the session is undone before another caller gets it */
+  bool inside;     /* part of a transaction, with which it is undone where the session ends */
 
   pg_statement *statement;
+  uint32_t name;  /* it was sent under, 0: none */
+  uint32_t stale; /* it was sent under before, whose plan the server would no longer run */
   int nparams;
   const char **values;
   int *lengths, *formats;
@@ -107,6 +111,10 @@ bool pg_request_parameters(pg_request *self, int count);
 
 /* Memory that lives as long as the request; NULL on a lack of it. */
 char *pg_request_bytes(pg_request *self, size_t length);
+
+/* Copies the parameters, for a caller that goes on before the request is sent. False on a lack of
+ * memory. */
+bool pg_request_keep(pg_request *self);
 
 /* Gives up one reference. */
 void pg_request_release(pg_request *self);

@@ -70,12 +70,12 @@ static void skip_dollar(cursor *self) {
 }
 
 /* The word at the cursor in upper case, cut to the buffer; the cursor moves past it. */
-static void read_word(cursor *self, char word[16]) {
+static void read_word(cursor *self, char word[PG_SCAN_WORD]) {
   size_t n = 0;
   while (self->at < self->end &&
          (is_letter(*self->at) || is_digit(*self->at) || *self->at == '$')) {
     char c = *self->at++;
-    if (n < 15) word[n++] = c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
+    if (n < PG_SCAN_WORD - 1) word[n++] = c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
   }
   word[n] = '\0';
 }
@@ -101,7 +101,7 @@ typedef struct statement {
   unsigned words;
   unsigned body; /* depth of BEGIN ATOMIC ... END, where semicolons do not end the statement */
   bool prepare;
-  char last[16];
+  char last[PG_SCAN_WORD];
 } statement;
 
 static bool is_modifying(const char *word) {
@@ -109,11 +109,22 @@ static bool is_modifying(const char *word) {
          strcmp(word, "DELETE") == 0 || strcmp(word, "MERGE") == 0;
 }
 
+/* Functions whose effect outlasts the transaction. */
+static bool is_of_session(const char *word) {
+  static const char LOCK[] = "PG_ADVISORY_LOCK", TRY[] = "PG_TRY_ADVISORY_LOCK";
+  return strcmp(word, "SET_CONFIG") == 0 || strncmp(word, LOCK, sizeof LOCK - 1) == 0 ||
+         strncmp(word, TRY, sizeof TRY - 1) == 0;
+}
+
 static void see_word(statement *self, const char *word, pg_scan *out) {
   if (is_modifying(word)) out->modifies = true;
+  if (is_of_session(word)) out->session = true;
+  if (self->words == 1 && strcmp(self->last, "DISCARD") == 0 && strcmp(word, "ALL") == 0)
+    out->forgets = true;
   if (self->words++ == 0) {
     pg_class kind = classify(word);
     self->prepare = strcmp(word, "PREPARE") == 0;
+    if (strcmp(word, "DEALLOCATE") == 0) out->forgets = true;
     if (out->statements++ == 0) {
       out->kind = kind;
       memcpy(out->word, word, sizeof out->word);
@@ -156,7 +167,7 @@ static bool skip_opaque(cursor *c) {
 const char *pg_scan_parameter(const char *sql, const char *end) {
   cursor c = {sql, end};
   while (c.at < c.end) {
-    char word[16];
+    char word[PG_SCAN_WORD];
     if (skip_opaque(&c)) continue;
     if (*c.at == '$' && c.at + 1 < c.end && is_digit(c.at[1])) return c.at;
     if (*c.at == '$')
@@ -225,7 +236,7 @@ void pg_scan_sql(const char *sql, size_t length, pg_scan *out) {
     if (ch == '$') {
       skip_dollar(&c);
     } else if (is_letter(ch)) {
-      char word[16];
+      char word[PG_SCAN_WORD];
       read_word(&c, word);
       see_word(&s, word, out);
     } else if (ch == ';') {

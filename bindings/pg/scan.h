@@ -2,7 +2,9 @@
  *
  * The pool shares a connection between callers only for statements that cannot leave the session in
  * another state than they found it. The scanner looks at the first word of each statement in the
- * text, past comments, quotes and dollar quotes; it is no parser and needs no catalogue. */
+ * text, past comments, quotes and dollar quotes, and for the names of the functions that change a
+ * session; it is no parser and needs no catalogue, so it cannot know what a function of the user's
+ * does. */
 #ifndef NEBULA_PG_SCAN_H
 #define NEBULA_PG_SCAN_H
 
@@ -18,12 +20,16 @@ typedef enum pg_class {
   PG_CLASS_OTHER,   /* all else: runs alone */
 } pg_class;
 
+enum { PG_SCAN_WORD = 24 };
+
 typedef struct pg_scan {
   pg_class kind;       /* of the first statement; OTHER where there are several */
   unsigned statements; /* how many, separated by semicolons */
   bool control;        /* one of them is transaction control */
   bool modifies;       /* INSERT, UPDATE, DELETE or MERGE stands in it somewhere */
-  char word[16];       /* the word that decided, in upper case, for messages */
+  bool forgets;        /* DISCARD ALL or DEALLOCATE: prepared statements may be gone */
+  bool session;        /* calls a function that changes the session: set_config, advisory locks */
+  char word[PG_SCAN_WORD]; /* the word that decided, in upper case, for messages */
 } pg_scan;
 
 void pg_scan_sql(const char *sql, size_t length, pg_scan *out);

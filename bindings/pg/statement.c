@@ -208,6 +208,7 @@ void pg_statement_time(pg_statement *self, double us) {
 struct pg_prepared {
   pg_prepared_entry **buckets;
   size_t mask, count, capacity;
+  uint32_t last_name;
   pg_prepared_entry *newest, *oldest;
 };
 
@@ -285,10 +286,11 @@ pg_prepared_entry *pg_prepared_add(pg_prepared *self, pg_statement *statement, u
   pg_prepared_entry *e = calloc(1, sizeof *e);
   if (e == NULL) return NULL;
   if (self->count >= self->capacity) {
-    *evicted = self->oldest->statement->id;
+    *evicted = self->oldest->name;
     entry_drop(self, self->oldest);
   }
   e->statement = statement;
+  e->name = ++self->last_name;
   pg_statement_retain(statement);
   e->chain = self->buckets[statement->id & self->mask];
   self->buckets[statement->id & self->mask] = e;
@@ -297,17 +299,17 @@ pg_prepared_entry *pg_prepared_add(pg_prepared *self, pg_statement *statement, u
   return e;
 }
 
-void pg_prepared_forget(pg_prepared *self, const pg_statement *statement) {
+void pg_prepared_forget(pg_prepared *self, const pg_statement *statement, uint32_t name) {
   pg_prepared_entry *e = pg_prepared_find(self, statement);
-  if (e != NULL) entry_drop(self, e);
+  if (e != NULL && e->name == name) entry_drop(self, e);
 }
 
 size_t pg_prepared_count(const pg_prepared *self) {
   return self->count;
 }
 
-pg_name pg_statement_name(uint32_t id) {
-  pg_name name;
-  snprintf(name.text, sizeof name.text, "nebula_%u", id);
-  return name;
+pg_name pg_statement_name(uint32_t name) {
+  pg_name out = {""};
+  if (name != 0) snprintf(out.text, sizeof out.text, "nebula_%u", name);
+  return out;
 }

@@ -57,7 +57,8 @@ typedef struct pg_prepared pg_prepared;
 typedef struct pg_prepared_entry {
   struct pg_prepared_entry *chain, *newer, *older;
   pg_statement *statement;
-  bool confirmed; /* the server has answered its Parse */
+  uint32_t
+      name; /* never given twice on a connection: one that the server kept is in nobody's way */
 } pg_prepared_entry;
 
 pg_prepared *pg_prepared_new(size_t capacity);
@@ -66,16 +67,18 @@ void pg_prepared_free(pg_prepared *self);
 /* The entry, now the most recently used, or NULL. */
 pg_prepared_entry *pg_prepared_find(pg_prepared *self, const pg_statement *statement);
 
-/* Adds an entry. Where the cache is full, the oldest goes and *evicted is its id (0 if none). */
+/* Adds an entry. Where the cache is full, the oldest goes and *evicted is its name (0 if none). */
 pg_prepared_entry *pg_prepared_add(pg_prepared *self, pg_statement *statement, uint32_t *evicted);
-void pg_prepared_forget(pg_prepared *self, const pg_statement *statement);
+
+/* Drops the statement's entry, unless it goes by another name meanwhile. */
+void pg_prepared_forget(pg_prepared *self, const pg_statement *statement, uint32_t name);
 void pg_prepared_clear(pg_prepared *self);
 size_t pg_prepared_count(const pg_prepared *self);
 
-/* "nebula_<id>", the name a statement is prepared under. */
+/* "nebula_<name>", what a statement is prepared under; empty for 0. */
 typedef struct pg_name {
   char text[24];
 } pg_name;
-pg_name pg_statement_name(uint32_t id);
+pg_name pg_statement_name(uint32_t name);
 
 #endif
