@@ -59,7 +59,8 @@ bool lua_pg_in_transaction(const lua_pg_session *session) {
 void lua_pg_session_return(lua_pg_session *self) {
   self->ended = true;
   if (self->outer != NULL) {
-    if (self->depth == 0) self->outer->in_transaction = false;
+    self->outer->in_transaction = false;
+    self->outer = NULL;
     return;
   }
   pg_conn *conn = self->conn;
@@ -67,20 +68,28 @@ void lua_pg_session_return(lua_pg_session *self) {
   if (conn != NULL) pg_pool_give_back(self->pool->pool, conn);
 }
 
-/* A savepoint that is left without an end, or a transaction on an acquired connection, is undone by
- * what goes in front of the next statement. */
-static void undo_inner(lua_pg_session *self) {
+char *lua_pg_unsent_begin(pg_conn *conn) {
+  return strstr(conn->begin, "BEGIN");
+}
+
+void lua_pg_undo(lua_pg_session *self) {
   pg_conn *conn = lua_pg_session_conn(self);
-  if (self->outer == NULL || self->ended || conn == NULL) return;
-  if (self->depth > 0)
-    snprintf(conn->begin, sizeof conn->begin, "ROLLBACK TO SAVEPOINT nebula_%d", self->depth);
+  if (self->outer == NULL || !self->open || conn == NULL) return;
+  self->open = false;
+  char *begin = lua_pg_unsent_begin(conn);
+  if (self->depth > 0) /* released too, or failures in a loop would nest ever deeper */
+    snprintf(conn->begin, sizeof conn->begin,
+             "ROLLBACK TO SAVEPOINT nebula_%d;RELEASE SAVEPOINT nebula_%d", self->depth,
+             self->depth);
+  else if (begin != NULL)
+    *begin = '\0';
   else
-    snprintf(conn->begin, sizeof conn->begin, "%s", conn->begin[0] == 'B' ? "" : "ROLLBACK");
+    snprintf(conn->begin, sizeof conn->begin, "ROLLBACK");
 }
 
 int lua_pg_session_close(lua_State *L) {
   lua_pg_session *self = luaL_checkudata(L, 1, LUA_PG_SESSION);
-  undo_inner(self);
+  lua_pg_undo(self);
   lua_pg_session_return(self);
   return 0;
 }

@@ -52,18 +52,21 @@ static int run(lua_State *L) {
   lua_pg_session *session = lua_touserdata(L, SESSION);
   pg_conn *conn = lua_pg_session_conn(session);
   lua_settop(L, HANDLER);
-  if (session->depth == 0) snprintf(conn->begin, sizeof conn->begin, "%s", session->begin);
+  size_t n = strlen(conn->begin); /* the ROLLBACK of one before may wait there */
+  if (session->depth == 0)
+    snprintf(conn->begin + n, sizeof conn->begin - n, "%s%s", n > 0 ? ";" : "", session->begin);
   session->ended = false;
+  session->open = true;
   lua_pushvalue(L, FUNCTION);
   lua_pushvalue(L, SESSION);
   return ran(L, lua_pcallk(L, 1, LUA_MULTRET, HANDLER, 0, ran), 0);
 }
 
-/* The list of on_commit functions, made where there is none. */
+/* The list of the transaction's on_commit functions, made where there is none. */
 static void push_hooks(lua_State *L, int session) {
   lua_pushvalue(L, session);
   const lua_pg_session *at = lua_touserdata(L, -1);
-  while (at->outer != NULL) {
+  while (at->depth > 0 && at->outer != NULL) {
     lua_getiuservalue(L, -1, 3);
     lua_remove(L, -2);
     at = lua_touserdata(L, -1);
@@ -119,7 +122,7 @@ static int released(lua_State *L, int status, lua_KContext context) {
   (void)context;
   lua_pg_session *session = lua_touserdata(L, SESSION);
   lua_pg_command_tag(L, session);
-  session->ended = true;
+  session->open = false;
   return return_results(L);
 }
 
@@ -176,6 +179,7 @@ static int rolled_back(lua_State *L, int status, lua_KContext context) { // stac
   lua_pg_session *session = lua_touserdata(L, SESSION);
   pg_request_release(session->command);
   session->command = NULL;
+  session->open = false;
   return rerun_or_raise(L);
 }
 
@@ -183,6 +187,7 @@ static int committed(lua_State *L, int status, lua_KContext context) {
   (void)status;
   (void)context;
   lua_pg_session *session = lua_touserdata(L, SESSION);
+  session->open = false;
   if (session->command->outcome == PG_OUTCOME_ERROR) { /* nothing of it stands */
     lua_pg_push_failure(L, session->pool, session->command);
     session->command = NULL;
@@ -218,15 +223,14 @@ static int failed(lua_State *L) {
   session->ended = true;
   if (session->depth > 0) {
     drop_hooks(L, SESSION, session->hooks);
-    if (conn != NULL) /* goes in front of the next statement, or of COMMIT */
-      snprintf(conn->begin, sizeof conn->begin, "ROLLBACK TO SAVEPOINT nebula_%d", session->depth);
+    lua_pg_undo(session);
     return lua_error(L);
   }
-  if (conn == NULL || conn->begin[0] == 'B' || is_interrupt(L)) {
+  if (conn == NULL || lua_pg_unsent_begin(conn) != NULL || is_interrupt(L)) {
+    lua_pg_undo(session);
     end_session(L);
     return lua_error(L);
   }
-  conn->begin[0] = '\0';
   return lua_pg_command(L, session, "ROLLBACK", "ROLLBACK", 0, rolled_back);
 }
 
@@ -234,14 +238,20 @@ static int ran(lua_State *L, int status, lua_KContext context) {
   (void)context;
   lua_pg_session *session = lua_touserdata(L, SESSION);
   if (status != LUA_OK && status != LUA_YIELD) return failed(L);
+  if (session->ended)
+    err_raisef(L, ERR_VALIDATION, "database",
+               "transaction: its function closed the handle, so nothing of it stands: return to "
+               "commit, raise an error to roll back");
   pg_conn *conn = lua_pg_check_conn(L, session, "COMMIT");
+  char *begin = lua_pg_unsent_begin(conn);
+  session->ended = true; /* what another task sends now would come after the end */
   if (session->depth > 0) {
     char sql[64];
     snprintf(sql, sizeof sql, "RELEASE SAVEPOINT nebula_%d", session->depth);
     return lua_pg_command(L, session, sql, "RELEASE SAVEPOINT", 0, released);
   }
-  if (conn->begin[0] == 'B') { /* nothing was sent */
-    conn->begin[0] = '\0';
+  if (begin != NULL) { /* nothing was sent */
+    *begin = '\0';
     end_session(L);
     return run_hooks(L, LUA_OK, 0);
   }
@@ -331,14 +341,17 @@ int lua_pg_session_transaction(lua_State *L) {
   read_options(L, session);
   lua_pushvalue(L, SELF);
   lua_setiuservalue(L, SESSION, 3);
+  if (outer->in_transaction)
+    err_raisef(L, ERR_VALIDATION, "database",
+               outer->transaction
+                   ? "transaction: another one is open inside this one: nest the inner one's "
+                     "handle, or wait for its end"
+                   : "transaction: this connection is in one already: nest the transaction's own "
+                     "handle");
   session->outer = outer;
+  outer->in_transaction = true;
   lua_toclose(L, SESSION);
   if (!outer->transaction) { /* an acquired connection: a transaction of its own */
-    if (outer->in_transaction)
-      err_raisef(
-          L, ERR_VALIDATION, "database",
-          "transaction: this connection is in one already: nest the transaction's own handle");
-    outer->in_transaction = true;
     lua_pushcfunction(L, err_handler);
     return run(L);
   }
