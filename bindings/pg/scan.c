@@ -196,7 +196,7 @@ size_t pg_scan_redact(const char *sql, size_t length, char *out, size_t room) {
   bool space = false;
   while (c.at < c.end) {
     const char *from = c.at;
-    char word[16];
+    char word[PG_SCAN_WORD];
     if (is_letter(*from) && !was_string(from, c.end)) {
       read_word(&c, word);
     } else if (*from == '$') {
