@@ -4,6 +4,7 @@
 -- One migrator works at a time (migrate/lock.lua); the host's own series goes first, then the
 -- project's (migrate/series.lua); how a migration runs, and goes on after an interruption, is in
 -- migrate/run.lua. What is only asked for changes nothing.
+local adopt = require "nebula.migrate.adopt"
 local backfill = require "nebula.migrate.backfill"
 local history = require "nebula.migrate.history"
 local lock = require "nebula.migrate.lock"
@@ -169,6 +170,8 @@ function migrate.up(db, given)
 
   return working(db, opts, function(work, connection)
     local entries = series.up_to(series.checked(connection, opts.path), target, opts.to)
+    local foreign = adopt.wanted(connection, entries)
+    if foreign then fail("%s; nothing was run", foreign) end
     if opts.dry_run then
       return rolled_back(connection, function(tx)
         local tried = {}
@@ -266,6 +269,31 @@ function migrate.baseline(db, given)
       return taken
     end)
   end)
+end
+
+--- Takes over a database that refinery has migrated, or that has the tables of V1 to V3 already, after
+--- checking every checksum and comparing the tables. Raises `migration` with the differences, and has
+--- then written nothing.
+---@param db nebula.pg.Pool with two connections free
+---@param given? nebula.migrate.options
+---@return {series: string, version: integer, name: string, seconds: number}[] taken
+function migrate.adopt(db, given)
+  local opts = split(given)
+  return working(db, opts, function(_, connection)
+    local taken = adopt.run(connection, series.checked(connection, opts.path), opts.dry_run)
+    for i, migration in ipairs(taken) do
+      taken[i] = result(opts.log, migration, 0, opts.dry_run and "could be taken" or "taken as applied")
+    end
+    return taken
+  end)
+end
+
+--- Why the database must be adopted before `up` runs anything on it; nil where it need not be.
+---@param db nebula.pg.queries
+---@param opts? {path: string}
+---@return string?
+function migrate.foreign(db, opts)
+  return adopt.wanted(db, (series.collect(db, opts and opts.path)))
 end
 
 --- Changes the rows of a big table page by page, by primary key; see migrate/backfill.lua. Inside of a

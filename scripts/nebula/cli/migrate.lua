@@ -70,6 +70,8 @@ local function down(opts) run("down", opts, "nothing to undo") end
 
 local function baseline(opts) run("baseline", opts, "nothing to take: the series has no such migration") end
 
+local function adopt(opts) run("adopt", opts, "nothing to adopt: the history has it all") end
+
 local function status(opts)
   local db <close> = connect(opts, true)
   local rows = require("nebula.migrate").status(db, { path = opts.path })
@@ -78,6 +80,8 @@ local function status(opts)
   else
     print(require("nebula.ui").table(rows, { columns = { "series", "version", "name", "state", "applied_at",
       "duration_ms" } }))
+    local foreign = require("nebula.migrate").foreign(db, { path = opts.path })
+    if foreign then print("\n" .. foreign) end
   end
   if not opts.exit_code then return end
   for _, row in ipairs(rows) do
@@ -136,6 +140,11 @@ return {
     verify = {
       summary = "Name what differs between the files and what was applied: divergent, missing, out of order",
       options = with(DATABASE), run = verify,
+    },
+    adopt = {
+      summary = "Take over a database that refinery has migrated, or that has V1 to V3 already",
+      options = with(DATABASE, { dry_run = { default = false, help = "check and compare alone" } }),
+      run = adopt,
     },
     baseline = {
       summary = "Take the migrations up to --to N as applied, without running them",

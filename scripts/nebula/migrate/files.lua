@@ -26,7 +26,9 @@ end
 ---@field down? (string|function)[]
 ---@field transaction boolean all in one transaction, with its row of the history
 ---@field allow table<string, string> what `lint` shall let pass, and why
----@field text string the file's
+---@field kind "sql"|"lua"
+---@field text string the file's, with LF at its lines' ends
+---@field raw string the same, byte for byte
 
 local function check_step(path, field, value)
   local kind = type(value)
@@ -48,7 +50,7 @@ local function read(path)
   if not file then fail("%s: cannot be read: %s", path, message) end
   local text = file:read "a"
   file:close()
-  return (text:gsub("\r\n?", "\n"))
+  return (text:gsub("\r\n?", "\n")), text
 end
 
 local function run_chunk(path, text)
@@ -74,7 +76,7 @@ local function run_chunk(path, text)
 end
 
 local function load_migration(series, path, version, name, kind)
-  local text = read(path)
+  local text, raw = read(path)
   local found = kind == "sql" and { up = text } or run_chunk(path, text)
   if found.up == nil then fail("%s: it has no `up`", path) end
   return {
@@ -86,6 +88,8 @@ local function load_migration(series, path, version, name, kind)
     transaction = found.transaction ~= false,
     allow = found.allow or {},
     text = text,
+    raw = raw,
+    kind = kind,
   }
 end
 
