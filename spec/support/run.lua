@@ -105,7 +105,7 @@ end
 local function print_outcome(outcome)
   local verdict = outcome.failed > 0 and "FAIL" or "ok  "
   io.write(("%s %-48s %4d passed %8.2f s\n"):format(verdict, outcome.file, outcome.passed, outcome.seconds))
-  if outcome.failed > 0 or outcome.output ~= "" then
+  if outcome.failed > 0 then
     io.write("     ", (outcome.output:gsub("\n+$", ""):gsub("\n", "\n     ")), "\n")
   end
   io.flush()

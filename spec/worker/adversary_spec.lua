@@ -168,8 +168,9 @@ describe("a worker among hostile handlers", function()
     storage:use_policy(policies.from_source("never", "never.lua", "return { claim = function() end }"))
     finally(function() storage:use_policy(policies.default()) end)
     local worker = workers.new(storage, { handler = function() end })
-    local asked, plan = 0, worker.policy.plan_or_default
-    worker.policy.plan_or_default = function(...)
+    local policy = storage:policy()
+    local asked, plan = 0, policy.plan_or_default
+    policy.plan_or_default = function(...)
       asked = asked + 1
       return plan(...)
     end
