@@ -31,6 +31,7 @@ built in. The first SIGTERM or Ctrl-C takes no more jobs and waits for those tha
     local storage <close> = require("nebula.storage").from_env { min_connections = idle }
     local worker = require("nebula.worker").new(storage, given)
     stop_on_signals(worker)
+    collectgarbage("incremental", 400) -- a batch's tables die together; the heap between is a few megabytes
     nebula.log.info("worker started", { worker = worker.id, concurrency = worker.concurrency })
     local counts = worker:run()
     nebula.log.info("worker ended", counts)

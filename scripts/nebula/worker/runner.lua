@@ -18,6 +18,7 @@ local TURN_AFTER = 0.05 -- seconds of handlers that do not wait: then others hav
 ---@class nebula.Run
 ---@field worker nebula.Worker
 ---@field job nebula.Job
+---@field name any the handler that the payload names, whoever wrote it
 ---@field batch? table the session's, until it is leased
 ---@field outcome? table how it ended
 ---@field leased? boolean
@@ -31,7 +32,11 @@ Run.__index = Run
 ---@param job nebula.Job
 ---@return nebula.Run
 function Run.new(worker, batch, job)
-  return setmetatable({ worker = worker, batch = batch, job = job }, Run)
+  local payload = job.payload
+  return setmetatable({
+    worker = worker, batch = batch, job = job, name = type(payload) == "table" and payload.handler or nil,
+    task = nil, started = nil, ended = nil, outcome = nil, -- room for them: the table does not grow
+  }, Run)
 end
 
 -- ---- the context ----
@@ -119,13 +124,6 @@ function Run:finish(made)
   end
 end
 
---- What the payload names, whoever wrote it.
----@return any
-function Run:handler_name()
-  local payload = self.job.payload
-  return type(payload) == "table" and payload.handler or nil
-end
-
 -- What a raised error means for the job.
 local function failed(self, raised)
   local worker = self.worker
@@ -140,7 +138,7 @@ local function failed(self, raised)
   end
   local made = outcome.failed(worker.policy, self.job, raised, worker.id, monotonic() - self.started)
   worker.log.warn(made.status == "dead" and "job is dead" or "job failed", {
-    job = self.job.id, handler = self:handler_name(), error = raised.message or tostring(raised), retry_in = made.delay,
+    job = self.job.id, handler = self.name, error = raised.message or tostring(raised), retry_in = made.delay,
   })
   return made
 end
@@ -159,7 +157,7 @@ end
 
 local function call(self)
   local job = self.job
-  local handler = self.worker.handlers:get(self:handler_name())
+  local handler = self.worker.handlers:get(self.name)
   local ctx = setmetatable({ self }, CONTEXT)
   if handler.deadline then
     self.until_time = self.started + handler.deadline -- no lease outlives it
@@ -248,7 +246,7 @@ function Run:become_leased()
   local batch = self.batch
   if batch then
     batch.wants_lease = true
-    self.worker.wants_lease[self:handler_name() or ""] = true
+    self.worker.wants_lease[self.name or ""] = true
     batch.signal:notify()
     self.lease_signal = self.lease_signal or Signal.new()
     self.lease_signal:wait()

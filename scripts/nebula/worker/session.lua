@@ -37,7 +37,7 @@ local PLANNER = {
 
 local CLAIM = [[
   SELECT ctid::text AS at, id, token, workflow_id, execution_id, priority, scheduled_at, retry_count, max_retries,
-    lane, suspect, payload
+    lane, payload
   FROM workflow_jobs
   WHERE status = 'pending'
   AND scheduled_at <= now()
@@ -108,7 +108,7 @@ local function new_batch(self, rows)
   local batch = { runs = runs, next = 1, left = #rows, since = now, turned = now, signal = self.signal }
   for i, job in ipairs(rows) do
     runs[i], ids[i] = Run.new(worker, batch, job), job.id
-    if worker.wants_lease[runs[i]:handler_name() or ""] then batch.wants_lease = true end
+    if worker.wants_lease[runs[i].name or ""] then batch.wants_lease = true end
   end
   worker.counts.claimed = worker.counts.claimed + #rows
   worker.flight:write(self.index, ids)
@@ -171,7 +171,7 @@ local function lose(self, batch)
   batch.next = #batch.runs + 1
   local late = monotonic() - batch.since > LOST_LATE
   for _, run in ipairs(batch.runs) do
-    if late and run.started then self.worker.wants_lease[run:handler_name() or ""] = true end
+    if late and run.started then self.worker.wants_lease[run.name or ""] = true end
     if not run.ended and run.batch then
       run:promoted(false)
       run:abort "fenced"
@@ -214,7 +214,7 @@ local function unreadable(self, plan, err)
   if plan.limit > 1 then
     self.singles = plan.limit
   else
-    local job = conn:one(self:claim_sql(plan.order):gsub("suspect, payload", "suspect"), 1)
+    local job = conn:one(self:claim_sql(plan.order):gsub("lane, payload", "lane"), 1)
     if job and try(conn.query, conn, "SELECT payload FROM workflow_jobs WHERE ctid = $1::tid", job.at) == nil then
       local made = outcome.failed(worker.policy, job, err, worker.id)
       worker.log.warn("job cannot be read", { job = job.id, error = err.message, retry_in = made.delay })
@@ -339,6 +339,7 @@ local function work_suspects(self)
       conn:exec "COMMIT"
       return
     end
+    rows[1].suspect = true
     local batch = new_batch(self, rows)
     self.batch = batch
     lease_first(self, batch)
