@@ -49,20 +49,21 @@ describe("nebula migrate adopt", function()
   local FILES = {
     { "initial_schema", [[
 CREATE TABLE workflows (id UUID PRIMARY KEY, name VARCHAR(255) NOT NULL, version INTEGER NOT NULL,
-  definition JSONB NOT NULL, status VARCHAR(50) NOT NULL, created_at TIMESTAMPTZ NOT NULL, updated_at TIMESTAMPTZ NOT NULL,
-  deployed_at TIMESTAMPTZ, UNIQUE(name, version));
+  definition JSONB NOT NULL, status VARCHAR(50) NOT NULL, created_at TIMESTAMPTZ NOT NULL,
+  updated_at TIMESTAMPTZ NOT NULL, deployed_at TIMESTAMPTZ, UNIQUE(name, version));
 CREATE INDEX idx_workflows_status ON workflows(status);
 ]] },
     { "add_executions", [[
 CREATE TABLE executions (id UUID PRIMARY KEY, workflow_id UUID NOT NULL REFERENCES workflows(id),
-  status VARCHAR(50) NOT NULL,  started_at TIMESTAMPTZ NOT NULL, completed_at TIMESTAMPTZ, state JSONB NOT NULL, error TEXT,
-  created_at TIMESTAMPTZ NOT NULL, updated_at TIMESTAMPTZ NOT NULL);
+  status VARCHAR(50) NOT NULL, started_at TIMESTAMPTZ NOT NULL, completed_at TIMESTAMPTZ,
+  state JSONB NOT NULL, error TEXT, created_at TIMESTAMPTZ NOT NULL, updated_at TIMESTAMPTZ NOT NULL);
 CREATE INDEX idx_executions_workflow_status ON executions(workflow_id, status);
 ]] },
     { "add_job_queue", [[
 CREATE TABLE workflow_jobs (id UUID PRIMARY KEY, workflow_id UUID NOT NULL, execution_id UUID NOT NULL,
-  priority INTEGER DEFAULT 0, scheduled_at TIMESTAMPTZ NOT NULL, locked_by UUID, locked_at TIMESTAMPTZ, retry_count INTEGER DEFAULT 0,
-  max_retries INTEGER DEFAULT 3, status VARCHAR(50) NOT NULL, payload JSONB, error TEXT, created_at TIMESTAMPTZ NOT NULL);
+  priority INTEGER DEFAULT 0, scheduled_at TIMESTAMPTZ NOT NULL, locked_by UUID,
+  locked_at TIMESTAMPTZ, retry_count INTEGER DEFAULT 0, max_retries INTEGER DEFAULT 3, status VARCHAR(50) NOT NULL,
+  payload JSONB, error TEXT, created_at TIMESTAMPTZ NOT NULL);
 CREATE INDEX idx_jobs_queue ON workflow_jobs(status, priority DESC, scheduled_at) WHERE status = 'pending';
 ]] },
     { "of_the_engine", "CREATE TABLE engine_settings (name TEXT PRIMARY KEY);\r\n" },
