@@ -116,6 +116,20 @@ local function verify(opts)
   return #problems > 0 and 1 or 0
 end
 
+local function lint(opts)
+  local list = require("nebula.migrate").series(opts.path)
+  local found = require("nebula.migrate.lint").directory(list[#list].directory)
+  if opts.json then
+    print_json(found)
+  else
+    for _, one in ipairs(found) do
+      print(("%s:%d: %s: %s\n    %s"):format(one.path, one.line, one.rule, one.message, one.statement))
+    end
+    if #found == 0 then print "nothing dangerous" end
+  end
+  return #found > 0 and 1 or 0
+end
+
 local function new(opts, args)
   print(require("nebula.migrate.create").file(args.name, { path = opts.path, sql = opts.sql }))
 end
@@ -153,6 +167,10 @@ return {
         series = SERIES,
       }),
       run = baseline,
+    },
+    lint = {
+      summary = "Name DDL that stops or breaks what runs beside it, with the safe way",
+      options = with(), run = lint,
     },
     new = {
       summary = "Make the file of a new migration",
