@@ -139,6 +139,21 @@ function queries:copy_in(sql, source) end
 ---@param payload? string
 function queries:notify(channel, payload) end
 
+---@class nebula.pg.batch_options
+---@field transaction? boolean all or nothing (true); false: each statement stands for itself
+---@field deadline? number|string of each statement (the pool's statement_timeout); not inside a transaction
+
+---Sends all statements in one round trip (two where the types of a statement are not known yet) and
+---gives their results in order. By default they are one transaction, or a part of the one they are in:
+---the first error is raised, its `index` tells which statement it was, and nothing is done. With
+---`transaction = false` a statement that fails has its error object in the place of its rows. An entry
+---holds one statement with its parameters; NULL is `nebula.null`, or nil where `n` counts the entry.
+---Raises what `query` raises, and `unknown_outcome` where the answer to the COMMIT was lost.
+---@param list {[1]: string, n?: integer}[] `{ {sql, parameter, ...}, ... }`
+---@param options? nebula.pg.batch_options
+---@return {failed: integer} results a nebula.pg.rows for each entry; `failed` counts the errors among them
+function queries:batch(list, options) end
+
 ---@class nebula.pg.transaction_options
 ---@field isolation? "serializable"|"repeatable read"|"read committed"
 ---@field read_only? boolean

@@ -89,6 +89,10 @@ int lua_pg_session_close(lua_State *L);
 int lua_pg_pool_query(lua_State *L); /* upvalue 1: the shape, 2: the call's name */
 int lua_pg_session_query(lua_State *L);
 
+/* Refuses by name what may not be sent as a statement; session NULL: on a shared connection. */
+void lua_pg_check_statement(lua_State *L, const pg_statement *s, const lua_pg_session *session,
+                            int nparams, const char *call);
+
 /* Sends a text without parameters on a held connection and waits for its end. */
 int lua_pg_command(lua_State *L, lua_pg_session *session, const char *sql, const char *what,
                    lua_KContext context, lua_KFunction done);
@@ -148,6 +152,11 @@ void lua_pg_open_rows(lua_State *L);
 /* ---- lua_heartbeat.c ---- */
 /* Sets `heartbeat` in the table on top. */
 void lua_pg_open_heartbeat(lua_State *L);
+
+/* ---- lua_batch.c ---- */
+void lua_pg_open_batch(lua_State *L);
+int lua_pg_pool_batch(lua_State *L);
+int lua_pg_session_batch(lua_State *L);
 
 /* ---- lua_listen.c ---- */
 void lua_pg_open_listen(lua_State *L);

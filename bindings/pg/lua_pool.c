@@ -192,6 +192,7 @@ int lua_open_pg(lua_State *L) {
                                      {"copy_in", lua_pg_pool_copy_in},
                                      {"copy_out", lua_pg_pool_copy_out},
                                      {"listen", lua_pg_pool_listen},
+                                     {"batch", lua_pg_pool_batch},
                                      {"stats", pool_stats},
                                      {"close", pool_close},
                                      {NULL, NULL}};
@@ -202,6 +203,7 @@ int lua_open_pg(lua_State *L) {
   lua_pg_open_copy(L);
   lua_pg_open_rows(L);
   lua_pg_open_listen(L);
+  lua_pg_open_batch(L);
   lua_createtable(L, 0, 8);
   lua_pushcfunction(L, pg_connect);
   lua_setfield(L, -2, "connect");

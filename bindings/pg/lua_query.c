@@ -107,7 +107,7 @@ static void refuse(lua_State *L, const char *call, const pg_statement *s, const 
 }
 
 /* What may not be sent this way is refused by name. */
-static void check_statement(lua_State *L, const pg_statement *s, const lua_pg_session *session,
+void lua_pg_check_statement(lua_State *L, const pg_statement *s, const lua_pg_session *session,
                             int nparams, const char *call) {
   if (s->scan.kind == PG_CLASS_EMPTY)
     err_raisef(L, ERR_VALIDATION, "database", "%s: the SQL is empty", call);
@@ -153,7 +153,7 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
   int nparams = lua_gettop(L) - 2;
   pg_request *r = lua_pg_build(L, pool, PG_REQUEST_EXECUTE, o.sql, o.length);
   const pg_statement *s = r->statement;
-  check_statement(L, s, session, nparams, call);
+  lua_pg_check_statement(L, s, session, nparams, call);
   if (s->scan.statements > 1)
     r->kind = PG_REQUEST_SCRIPT;
   else if (needs_types(s, nparams))

@@ -199,6 +199,7 @@ void lua_pg_open_session(lua_State *L) {
   lua_pg_add_queries(L, true);
   static const luaL_Reg METHODS[] = {{"transaction", lua_pg_session_transaction},
                                      {"on_commit", lua_pg_on_commit},
+                                     {"batch", lua_pg_session_batch},
                                      {"copy_in", lua_pg_session_copy_in},
                                      {"copy_out", lua_pg_session_copy_out},
                                      {"close", lua_pg_session_close},
