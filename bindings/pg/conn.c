@@ -27,10 +27,18 @@ static void retire(pg_request *r, pg_outcome outcome, const char *message) {
   pg_request_release(r);
 }
 
-/* May the server have done it, though no answer came? */
-static bool may_have_run(const pg_request *r) {
-  return !r->fatal_seen && !r->inside && r->statement != NULL &&
-         r->statement->scan.kind != PG_CLASS_READ && r->kind != PG_REQUEST_DESCRIBE;
+/* What became of a request whose segment has not ended. A statement's own answer comes before its
+ * Sync, at which the server commits: then the session's last words do not say that it was undone.
+ * COMMIT alone has committed when it answers. */
+static pg_outcome outcome_of_loss(const pg_request *r) {
+  bool error = r->result != NULL && PQresultStatus(r->result) == PGRES_FATAL_ERROR;
+  bool answered = r->result != NULL && !error;
+  /* libpq's own word for a broken connection has no SQLSTATE. */
+  if (error && PQresultErrorField(r->result, PG_DIAG_SQLSTATE) != NULL) return PG_OUTCOME_ERROR;
+  if (answered && strcmp(PQcmdStatus(r->result), "COMMIT") == 0) return PG_OUTCOME_OK;
+  bool changes = r->statement != NULL && r->statement->scan.kind != PG_CLASS_READ &&
+                 r->kind != PG_REQUEST_DESCRIBE && !r->inside;
+  return changes && (answered || !r->fatal_seen) ? PG_OUTCOME_UNKNOWN : PG_OUTCOME_LOST;
 }
 
 static void answer_all(pg_conn *self, pg_outcome outcome, const char *message) {
@@ -38,12 +46,7 @@ static void answer_all(pg_conn *self, pg_outcome outcome, const char *message) {
   while (self->sent.first != NULL) {
     pg_request *r = self->sent.first;
     r->fatal_seen = fatal = fatal || r->fatal_seen;
-    pg_outcome how = outcome;
-    if (r->fatal_seen && r->result != NULL)
-      how = PG_OUTCOME_ERROR;
-    else if (outcome == PG_OUTCOME_LOST && may_have_run(r))
-      how = PG_OUTCOME_UNKNOWN;
-    retire(r, how, message);
+    retire(r, outcome == PG_OUTCOME_LOST ? outcome_of_loss(r) : outcome, message);
   }
   while (self->pending.first != NULL)
     retire(self->pending.first, outcome, message);

@@ -50,8 +50,14 @@ static void note_error(pg_conn *self, pg_request *r, PGresult *result) {
   if (evicts(code) && (strcmp(code, "25006") != 0 || !pg_pool_is_read_only(self->pool)))
     self->evict = true;
   const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
-  if (severity != NULL && strcmp(severity, "FATAL") == 0) r->fatal_seen = true;
-  if (r->finished) { /* its caller has been told another reason */
+  if (severity != NULL && strcmp(severity, "FATAL") == 0) {
+    const char *said = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+    r->fatal_seen = true;
+    snprintf(self->error, sizeof self->error, "%s", said != NULL ? said : "");
+  }
+  /* Of the end of a session the answer before it tells more: see outcome_of_loss. */
+  bool answered = r->result != NULL && (r->fatal_seen || *code == '\0');
+  if (r->finished || answered) {
     PQclear(result);
     return;
   }
@@ -211,11 +217,11 @@ static bool drain(pg_conn *self) {
 
 /* Why the connection broke: what the server said last, or else libpq. */
 static void report_lost(pg_conn *self) {
-  char why[200];
+  char why[sizeof self->error];
   const pg_request *r = self->sent.first;
   const PGresult *last = r != NULL && r->fatal_seen ? r->result : NULL;
-  const char *said = last != NULL ? PQresultErrorField(last, PG_DIAG_MESSAGE_PRIMARY) : NULL;
-  snprintf(why, sizeof why, "%s", said != NULL ? said : PQerrorMessage(self->pg));
+  bool said = r != NULL && r->fatal_seen && self->error[0] != '\0';
+  snprintf(why, sizeof why, "%s", said ? self->error : PQerrorMessage(self->pg));
   pg_conn_fail(self, why, last);
 }
 

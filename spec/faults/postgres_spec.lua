@@ -1,0 +1,199 @@
+-- A pool under fire: its server restarted, its backends ended, its statements cancelled. The oracle is
+-- a list of what each writer was told, held against the table afterwards.
+local nebula = require "nebula"
+local postgres = require "spec.support.postgres"
+local fs, pg, task = nebula.fs, nebula.pg, nebula.task
+
+local function open_files()
+  local n = 0
+  for _ in fs.list "/proc/self/fd" do n = n + 1 end
+  return n
+end
+
+-- Writers that insert keys one by one, alone or in a transaction, until stop() is true.
+local function writers(scope, db, count, told, stop)
+  for writer = 1, count do
+    scope:spawn(function()
+      local n = 0
+      while not stop() do
+        n = n + 1
+        local key = ("%d-%d"):format(writer, n)
+        local _, err
+        if n % 2 == 0 then
+          _, err = nebula.try(db.exec, db, "INSERT INTO keys VALUES ($1)", key)
+        else
+          _, err = nebula.try(db.transaction, db, function(tx)
+            tx:exec("INSERT INTO keys VALUES ($1)", key)
+            tx:exec("UPDATE keys SET twice = true WHERE key = $1", key)
+          end, { retries = 0 })
+        end
+        told[key] = err == nil and "acked" or err.kind == "unknown_outcome" and "unknown" or "failed"
+        if err ~= nil then
+          assert.is_true(err.kind == "unknown_outcome" or err.retryable, tostring(err))
+          task.sleep(0.005)
+        end
+      end
+    end)
+  end
+end
+
+local function check(db, told)
+  local counts = { acked = 0, unknown = 0, failed = 0 }
+  local found = {}
+  for _, row in ipairs(db:query "SELECT key, twice FROM keys") do
+    found[row.key] = true
+    assert.are_not.equal("failed", told[row.key], row.key)
+    assert.equal(tonumber(row.key:match "%d+$") % 2 == 1, row.twice, row.key)
+  end
+  for key, how in pairs(told) do
+    counts[how] = counts[how] + 1
+    if how == "acked" then assert.is_true(found[key], key .. " was acknowledged, and is gone") end
+  end
+  return counts
+end
+
+describe("pg under faults", function()
+  local server
+
+  setup(function() server = postgres.server { fsync = "on", synchronous_commit = "on" } end)
+  teardown(function() server:close() end)
+
+  local function fresh(database, options)
+    options.url = server:database(database)
+    local db = pg.connect(options)
+    db:exec "CREATE TABLE keys (key text PRIMARY KEY, twice boolean NOT NULL DEFAULT false)"
+    return db
+  end
+
+  it("loses nothing it acknowledged over restarts of the server, and serves at once afterwards", function()
+    local db <close> = fresh("restarted", { max_connections = 16 })
+    local before = open_files()
+    local told, stopping = {}, false
+    task.scope(function(scope)
+      writers(scope, db, 32, told, function() return stopping end)
+      for round = 1, 6 do
+        task.sleep(0.2)
+        server:stop(round % 3 == 0 and "immediate" or "fast")
+        task.sleep(round % 2 == 0 and 1.5 or 0) -- long enough for the pauses to have grown
+        server:start()
+        assert.equal(round, task.deadline(1.5, function() return db:value("SELECT $1::int", round) end))
+      end
+      stopping = true
+    end)
+    local counts = check(db, told)
+    assert.is_true(counts.acked > 100)
+    assert.is_true(counts.unknown <= 6 * 32)
+    local stats = db:stats()
+    assert.is_true(stats.connections <= 16)
+    assert.same({ 0, 0, 0 }, { stats.held, stats.waiting, stats.connecting })
+    -- A file for each connection, and nothing else that was not there.
+    assert.is_true(open_files() <= before + 16)
+  end)
+
+  it("goes on while backends are ended at random", function()
+    local db <close> = fresh("ended", { max_connections = 8 })
+    local killer <close> = pg.connect { url = server:url(), max_connections = 1 }
+    local told, ended = {}, 0
+    task.scope(function(scope)
+      local killing = scope:spawn(function()
+        for _ = 1, 300 do
+          ended = ended + killer:value [[SELECT count(pg_terminate_backend(pid)) FROM
+            (SELECT pid FROM pg_stat_activity WHERE datname = 'ended' ORDER BY random() LIMIT 1) AS one]]
+          task.sleep(0.01)
+        end
+      end)
+      local over = false
+      writers(scope, db, 32, told, function() return over end)
+      killing:join()
+      over = true
+    end)
+    local counts = check(db, told)
+    assert.is_true(ended > 100)
+    assert.is_true(counts.acked > counts.unknown + counts.failed)
+    local stats = db:stats()
+    assert.is_true(stats.connections <= 8)
+    assert.same({ 0, 0, 0 }, { stats.held, stats.waiting, stats.connecting })
+  end)
+
+  it("cancels 10,000 statements, and never one that comes after", function()
+    local db <close> = pg.connect { url = server:url(), max_connections = 6 }
+    db:exec "CREATE FUNCTION nap(s float8) RETURNS int LANGUAGE SQL AS 'SELECT 1 FROM pg_sleep(s)'"
+    local victims = {
+      function() db:query("SELECT nap($1)", math.random() / 500) end,
+      function() db:exec "DO $$ BEGIN PERFORM pg_sleep(random() / 500); END $$" end,
+      function()
+        db:transaction(function(tx)
+          for _ = 1, 3 do tx:value("SELECT nap($1)", math.random() / 1000) end
+        end)
+      end,
+      function()
+        for _ in db:rows "SELECT generate_series(1, 20000)" do task.sleep(0) end
+      end,
+      function()
+        local held <close> = db:acquire()
+        held:exec "SET work_mem = '1MB'"
+        held:value("SELECT nap($1)", math.random() / 500)
+      end,
+    }
+    local cut = 0
+    task.scope(function(scope)
+      for worker = 1, 12 do
+        scope:spawn(function()
+          for i = 1, 840 do
+            local _, err = nebula.try(task.deadline, math.random() / 400, victims[math.random(#victims)])
+            if err then
+              cut = cut + 1
+              assert.equal("timeout", err.kind, tostring(err))
+            end
+            local number = worker * 10000 + i
+            assert.equal(number, db:value("SELECT $1::int", number))
+            if i % 10 == 0 then
+              assert.equal("x" .. number, db:transaction(function(tx)
+                return tx:value("SELECT $1::text", "x" .. number)
+              end))
+            end
+          end
+        end)
+      end
+    end)
+    assert.is_true(cut > 5000, tostring(cut))
+    assert.equal(0, db:stats().held)
+  end)
+
+  it("ends a statement at its deadline on a shared connection, and hurts no neighbour", function()
+    local db <close> = pg.connect { url = server:url(), max_connections = 1 }
+    for _ = 1, 3 do db:value("SELECT $1::int", 0) end -- known, and short
+    local slow = [[SELECT count(*) FROM generate_series(1, CASE WHEN $1 THEN 100000000 ELSE 1 END)]]
+    for _ = 1, 3 do db:value(slow, false) end
+    local before = db:stats().pipelined
+    for _ = 1, 20 do
+      task.scope(function(scope)
+        local late = scope:spawn(function() return nebula.try(db.value, db, { slow, deadline = 0.05 }, true) end)
+        local others = {}
+        for i = 1, 20 do others[i] = scope:spawn(function() return db:value("SELECT $1::int", i) end) end
+        for i = 1, 20 do assert.equal(i, others[i]:join()) end
+        local value, err = late:join()
+        assert.is_nil(value)
+        assert.equal("timeout", err.kind)
+      end)
+    end
+    assert.is_true(db:stats().pipelined > before)
+    assert.equal("0", db:value "SHOW statement_timeout")
+  end)
+
+  it("asks a server that has no room under ten times a second", function()
+    local full <close> = postgres.server { max_connections = "4", superuser_reserved_connections = "0" }
+    local taken = {}
+    for i = 1, 4 do
+      taken[i] = pg.connect { url = full:url(), max_connections = 1, idle_timeout = 600 }
+      taken[i]:value "SELECT 1"
+    end
+    local db <close> = pg.connect { url = full:url(), max_connections = 4, connection_timeout = 30 }
+    local asking = task.spawn(function() return db:value "SELECT 1" end)
+    task.sleep(2)
+    local failed = db:stats().failed
+    assert.is_true(failed >= 2 and failed <= 20, tostring(failed))
+    for i = 1, 4 do taken[i]:close() end
+    assert.equal(1, task.deadline(1.5, function() return asking:join() end))
+  end)
+end)
