@@ -25,7 +25,7 @@ local DECLARED = {
   pause = { type = "duration", default = 0, help = "between two pages" },
 }
 
-local MOST_ROWS, MOST_PASSES = 100000, 5
+local MOST_ROWS, MOST_PASSES, COUNTED_ROWS = 100000, 5, 1000000
 local LOOK_SECONDS, LAG_SECONDS = 1, 0.5
 local VACUUM_FACTOR = 3 -- times the page's own duration
 local LOCKED_SECONDS, MOST_LOCKED = 0.2, 60
@@ -136,10 +136,10 @@ local function load_state(db, name, fingerprint)
   return row or { pass = 1, done = 0, changed = 0, found = 0, settles = true }, row ~= nil
 end
 
--- What the planner takes the table's size for.
-local function estimate(db, name)
-  local plan = db:value("EXPLAIN (FORMAT JSON) SELECT FROM " .. name)
-  return plan[1].Plan["Plan Rows"]
+-- The table's rows: counted, or where that would take long, what the planner takes them for.
+local function rows_in(db, name)
+  local estimate = db:value("EXPLAIN (FORMAT JSON) SELECT FROM " .. name)[1].Plan["Plan Rows"]
+  return estimate < COUNTED_ROWS and db:value("SELECT count(*) FROM " .. name) or estimate
 end
 
 ---@class nebula.BackfillRun
@@ -241,7 +241,7 @@ function backfill.run(db, given, run)
   local label = "backfill of " .. opts.table
   if resumed and state.position then run.log(("%s goes on after %d rows"):format(label, state.done)) end
 
-  local bar <close> = run.progress and run.progress(label, math.max(estimate(db, opts.table), state.done))
+  local bar <close> = run.progress and run.progress(label, rows_in(db, opts.table))
   while true do
     state = pass(db, opts, run, state, sqls, fingerprint, bar)
     if run.trial or not opts.where or not state.settles or state.found == 0 then break end
