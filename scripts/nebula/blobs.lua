@@ -25,6 +25,13 @@ local function open_store(self)
   rawset(self, "store", store)
 end
 
+local WRITES = { put = true, upload = true, writer = true, delete = true, delete_many = true, copy = true, tag = true,
+  abort = true, create_bucket = true, delete_bucket = true }
+
+local function refuse_write()
+  error(nebula.error { kind = "validation", message = "this prompt is read-only: no blob is written or deleted" }, 0)
+end
+
 -- What the store has is a method here, too: get, put, reader, writer, head, list, copy, ...
 function Blobs.__index(self, name)
   if name == "options" then return nil end
@@ -32,6 +39,7 @@ function Blobs.__index(self, name)
     open_store(self)
     return rawget(self, name)
   end
+  if WRITES[name] and config.settings().read_only then return refuse_write end
   local own = Blobs[name]
   if own ~= nil then return own end
   local method = self.store[name]

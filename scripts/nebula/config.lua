@@ -167,6 +167,7 @@ end
 ---@field project? string the directory of nebula.conf.lua
 ---@field state? string the path of `.nebula`
 ---@field file table what nebula.conf.lua returned
+---@field read_only? boolean set by `nebula repl --read-only`: sessions are read-only, blobs are not written
 
 --- Reads and checks the whole configuration.
 ---@param source? {env?: (fun(name: string): string?), directory?: string} for specs
@@ -284,6 +285,7 @@ function config.pool(overrides)
     max_lifetime = database.max_lifetime,
     slow_query = database.slow_query,
     statement_logging = database.statement_logging,
+    read_only = config.settings().read_only,
   }
   for key, value in pairs(overrides or {}) do pool[SYNONYMS[key] or key] = value end
   return pool

@@ -137,6 +137,7 @@ end
 ---@param opts? {path?: string, log?: fun(line: string)}
 ---@return table[] applied
 function Storage:run_migrations(opts)
+  if config.settings().read_only then raise("validation", "this prompt is read-only: no migration is applied") end
   local own = {}
   for name, value in pairs(self.pool_options) do own[name] = value end
   own.max_connections, own.min_connections, own.read_only = 2, 0, nil

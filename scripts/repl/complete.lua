@@ -1,7 +1,9 @@
 -- complete.lua: what Tab offers: names of globals and fields along a dotted path, methods after a
--- colon, and Lua's keywords. It looks at tables as they are and calls nothing.
+-- colon, Lua's keywords; commands after a dot; tables, columns and keys inside strings of SQL and of
+-- the blob store. It looks at tables as they are and waits for nothing.
 local environment = require "repl.environment"
 local nebula = require "nebula"
+local schema = require "repl.schema"
 local system = require "nebula.system"
 
 local complete = {}
@@ -54,6 +56,41 @@ local function resolve(env, path)
   return value
 end
 
+local SQL_CALLS = { sql = true, query = true, one = true, value = true, exec = true, rows = true, copy_out = true }
+local KEY_CALLS = { get = true, head = true, exists = true, download = true, reader = true, delete = true, url = true }
+
+-- Inside of a string that a call of SQL or of the store was given: its text up to the cursor.
+local function string_argument(before)
+  local path, text = before:match "([%a_][%w_.:]*)%s*%(?%s*%[%[(.*)$"
+  if not path then
+    for _, quote in ipairs { '"', "'" } do
+      path, text = before:match("([%a_][%w_.:]*)%s*%(?%s*" .. quote .. "([^" .. quote .. "]*)$")
+      if path then break end
+    end
+  end
+  if not path or text:find("]]", 1, true) then return nil end
+  return path, path:match "[%w_]+$", text
+end
+
+local function commands_for(env, before)
+  local names = require "repl.commands".names()
+  local command, argument = before:match "^%s*%.(%a[%w-]*)%s+(.*)$"
+  if not command then return before:match "^%s*%.(.*)$", names end
+  if command == "d" then return argument, schema.tables(env) end
+  if command == "format" then return argument, require("repl.print").formats end
+  if command == "explain" then return schema.sql(env, argument) end
+  return argument, {}
+end
+
+-- What a line that is no Lua at the cursor may go on with.
+local function special(env, before)
+  if before:find "^%s*%.[%a]*" and before:find "^%s*%.%f[%a\0]" then return commands_for(env, before) end
+  local path, call, text = string_argument(before)
+  if not path then return nil end
+  if SQL_CALLS[call] then return schema.sql(env, text) end
+  if KEY_CALLS[call] and path:find "^blobs:" then return schema.keys(env, text) end
+end
+
 --- The candidates for the word before the cursor.
 ---@param env table the globals
 ---@param line string
@@ -61,6 +98,15 @@ end
 ---@return string word, string[] names, table<string, any> values
 function complete.candidates(env, line, cursor)
   local before = line:sub(1, cursor)
+  local special_word, given = special(env, before)
+  if special_word then
+    local fitting = {}
+    for _, name in ipairs(given) do
+      if name:sub(1, #special_word) == special_word then fitting[#fitting + 1] = name end
+    end
+    table.sort(fitting)
+    return special_word, fitting, {}
+  end
   local path, separator, word = before:match "([%a_][%w_%.:]*)([%.:])([%a_]?[%w_]*)$"
   local found
   if path then

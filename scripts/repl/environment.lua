@@ -7,7 +7,7 @@ local environment = {}
 local makers = {
   nebula = function() return nebula end,
   task = function() return nebula.task end,
-  storage = function() return require("nebula.storage").from_env() end,
+  storage = function() return require("nebula.storage").shared() end,
   db = function(env) return env.storage.db end,
   blobs = function(env) return env.storage.blobs end,
   queue = function() return require "nebula.queue" end,
@@ -15,6 +15,7 @@ local makers = {
     return function(statement, ...) return env.db:query(statement, ...) end
   end,
   plot = function() return require "nebula.plot" end,
+  help = function() return require "repl.help" end,
 }
 
 --- The lazily made names.
@@ -39,6 +40,14 @@ function environment.install(env)
       return value
     end,
   })
+end
+
+--- Closes the storage and forgets what was made of it: the next use makes it anew.
+---@param env table
+function environment.reset(env)
+  local storage = rawget(env, "storage")
+  for _, name in ipairs { "storage", "db", "blobs", "sql" } do rawset(env, name, nil) end
+  if storage then storage:close() end
 end
 
 return environment

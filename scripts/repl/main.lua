@@ -3,12 +3,14 @@
 -- Each line is a task: it may wait, background tasks go on meanwhile, and Ctrl-C interrupts it.
 -- What background tasks print appears above the line that is being typed.
 local cli = require "nebula.cli"
+local commands = require "repl.commands"
 local complete = require "repl.complete"
 local environment = require "repl.environment"
 local nebula = require "nebula"
 local printer = require "repl.print"
 local process = require "nebula.process"
 local report = require "nebula.report"
+local schema = require "repl.schema"
 local system = require "nebula.system"
 local ui = require "nebula.ui"
 
@@ -40,6 +42,7 @@ local SECRET = { "password", "passwd", "secret", "token", "access_key", "%w+://[
 
 local function is_private(text)
   if text:find "^%s" then return true end
+  if nebula.log.redact(text) ~= text then return true end
   local lower = text:lower()
   for _, pattern in ipairs(SECRET) do
     if lower:find(pattern) then return true end
@@ -102,12 +105,19 @@ local function read_line(editor, prompt)
   return nil, event
 end
 
--- An expression first (a leading `=` says so too), then a statement; more lines while it is cut off.
-local function read_chunk(editor)
+-- A command, or an expression first (a leading `=` says so too), then a statement; more lines while it is cut off.
+local function read_chunk(editor, session)
   local lines = {}
   while true do
     local line, event = read_line(editor, #lines == 0 and PROMPT or CONTINUED)
     if not line then return nil, event end
+    if #lines == 0 then
+      local command, problem = commands.parse(line, session)
+      if command or problem then
+        remember(editor, { line })
+        return command, problem
+      end
+    end
     lines[#lines + 1] = line
     local code = table.concat(lines, "\n"):gsub("^%s*=", "return ")
     if code:find "^%s*$" then return nil, "nothing" end
@@ -137,12 +147,28 @@ local function show_error(err)
   io.stderr:write(table.concat(lines, "\n"), "\n")
 end
 
-local function run(editor, chunk)
+---@class nebula.repl.Session
+local Session = {}
+Session.__index = Session
+
+--- Shows what a line returned, as .format, .x and .output say.
+---@param values {n: integer, [integer]: any}
+function Session:show(values)
+  local file = self.output
+  printer.values(values, {
+    format = self.format, expanded = self.expanded,
+    write = file and function(...) assert(file:write(...)) end or nil,
+  })
+  if file then file:flush() end
+end
+
+local function run(editor, session, chunk)
+  local started = nebula.time.monotonic()
   local line = nebula.task.spawn(function()
     local values = table.pack(chunk())
     if values.n > 0 then
-      _G._ = values[1]
-      printer.values(values)
+      _G._3, _G._2, _G._1, _G._ = rawget(_G, "_2"), rawget(_G, "_1"), values[1], values[1]
+      session:show(values)
     end
   end)
   editor:run(line)
@@ -151,31 +177,73 @@ local function run(editor, chunk)
     _G._error = err
     show_error(err)
   end
+  if rawget(_G, "db") then schema.warm(_G) end -- for Tab
+  if session.timing then print(("%.1f ms"):format((nebula.time.monotonic() - started) * 1000)) end
 end
 
-local function greet()
-  print(("nebula %s. Ctrl-C interrupts, Ctrl-D leaves, Tab completes. Known here: %s"):format(system.version,
-    table.concat(environment.names(), ", ")))
+-- What the user wants at each start: init.lua in the configuration directory, where it is the user's.
+local function run_init(editor, session)
+  local base = os.getenv "XDG_CONFIG_HOME"
+  if not base or base == "" then base = (os.getenv "HOME" or "") .. "/.config" end
+  local path = base .. "/nebula/init.lua"
+  local info = system.stat(path)
+  if not info then return end
+  if info.uid ~= system.ids().uid and info.uid ~= 0 then
+    io.stderr:write(path, " belongs to another user: it is not run\n")
+    return
+  end
+  local chunk, message = loadfile(path, "t")
+  if chunk then
+    run(editor, session, chunk)
+  else
+    show_error(message)
+  end
 end
 
---- Runs the prompt until Ctrl-D.
-function repl.run()
-  local editor <close> = require("nebula.editor").open()
-  local stock_print = print
+local function greet(session)
+  print(("nebula %s. Ctrl-C interrupts, Ctrl-D leaves, Tab completes, .help lists commands. Known here: %s"):format(
+    system.version, table.concat(environment.names(), ", ")))
+  if session.locked then print "read-only: nothing is written to the database or the blobs" end
+end
+
+-- What a task writes while a line is typed appears above it.
+local function write_above(editor)
+  local stock = { print = print, write = io.write }
   _G.print = function(...)
     local texts = table.pack(...)
     for i = 1, texts.n do texts[i] = tostring(texts[i]) end
     editor:above(table.concat(texts, "\t") .. "\n")
   end
+  io.write = function(...) -- luacheck: ignore 122
+    if io.output() ~= io.stdout then return stock.write(...) end
+    editor:above(table.concat { ... })
+    return io.stdout
+  end
+  return setmetatable({}, { __close = function()
+    _G.print, io.write = stock.print, stock.write -- luacheck: ignore 122
+  end })
+end
+
+--- Runs the prompt until Ctrl-D.
+---@param opts? {read_only?: boolean}
+function repl.run(opts)
+  local editor <close> = require("nebula.editor").open()
+  local session = setmetatable({ format = "table", expanded = false, timing = false }, Session)
+  if opts and opts.read_only then
+    require("nebula.config").settings().read_only = true
+    session.locked = true
+  end
+  local _ <close> = write_above(editor)
   process.on_signal("WINCH", function() editor:resize() end)
   environment.install(_G)
   local path = history_path()
   if path then editor:load(path) end
-  greet()
-  while true do
-    local chunk, event = read_chunk(editor)
+  greet(session)
+  run_init(editor, session)
+  while not session.leaving do
+    local chunk, event = read_chunk(editor, session)
     if chunk then
-      run(editor, chunk)
+      run(editor, session, chunk)
     elseif event == "end" then
       io.write "\n"
       break
@@ -189,7 +257,7 @@ function repl.run()
     editor:save(path)
     pcall(system.chmod, path, 384) -- 0600
   end
-  _G.print = stock_print
+  if session.output then session.output:close() end
 end
 
 return repl

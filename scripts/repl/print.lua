@@ -1,5 +1,7 @@
 -- print.lua: how the prompt and `nebula -e` show values: rows as aligned tables, other tables as
 -- Lua with bounded depth and length, strings quoted inside tables and plain alone.
+local nebula = require "nebula"
+local rows = require "nebula.rows"
 local ui = require "nebula.ui"
 
 local MAX_DEPTH, MAX_ITEMS, MAX_STRING = 6, 200, 10000
@@ -70,47 +72,74 @@ function print_values.describe(value)
   return describe(value, 0, {})
 end
 
--- The column names where the value is a result of a query: an array of rows that knows its fields.
-local function result_columns(value)
-  local meta = type(value) == "table" and getmetatable(value)
-  local fields = type(value) == "table" and rawget(value, "fields")
-    or type(meta) == "table" and type(rawget(meta, "__index")) == "table" and meta.__index.fields
-  if type(fields) ~= "table" then return nil end
-  local names = {}
-  for i, field in ipairs(fields) do names[i] = type(field) == "table" and field.name or tostring(field) end
-  return #names > 0 and names or nil
-end
-
--- A list of tables with names for keys is shown as rows too.
-local function is_rows(value)
-  if type(value) ~= "table" or getmetatable(value) or #value == 0 then return false end
-  for i = 1, #value do
-    local row = value[i]
-    if type(row) ~= "table" or getmetatable(row) or type(next(row)) ~= "string" then return false end
-  end
-  return true
-end
-
 local function rows_text(value, columns)
   local count = #value
   return ui.table(value, { columns = columns }) .. ("\n(%d row%s)"):format(count, count == 1 and "" or "s")
 end
 
---- Prints what a line returned.
----@param values {n: integer, [integer]: any}
-function print_values.values(values)
+-- Each row as a block of its own: a column a line.
+local function expanded_text(value, columns)
+  local widest, lines = 0, {}
+  for _, name in ipairs(columns) do widest = math.max(widest, ui.text_width(name)) end
+  for i, row in ipairs(value) do
+    lines[#lines + 1] = ("─[ %d ]"):format(i) .. ("─"):rep(widest)
+    for _, name in ipairs(columns) do
+      local field = row[name]
+      local text = field == nil and "" or print_values.describe(field)
+      if type(field) == "string" then text = ui.printable(text) end
+      lines[#lines + 1] = name .. (" "):rep(widest - ui.text_width(name)) .. "  " .. text
+    end
+  end
+  lines[#lines + 1] = ("(%d row%s)"):format(#value, #value == 1 and "" or "s")
+  return table.concat(lines, "\n")
+end
+
+local function plain(value)
+  if type(value) == "table" or value == nil or type(value) == "string" or type(value) == "number"
+    or type(value) == "boolean" then return value end
+  return tostring(value)
+end
+
+-- Each format writes one value.
+local FORMATS = {
+  json = function(value, _, write) write(nebula.json.encode(value == nil and nebula.null or plain(value)), "\n") end,
+  jsonl = function(value, columns, write)
+    if columns then return rows.jsonl(value, write) end
+    write(nebula.json.encode(value == nil and nebula.null or plain(value)), "\n")
+  end,
+  csv = function(value, columns, write)
+    if columns then return rows.csv(value, columns, write) end
+    write(print_values.describe(value), "\n")
+  end,
+  lua = function(value, _, write) write(describe(value, 0, {}), "\n") end,
+}
+
+--- The names that `values` knows, besides "table".
+print_values.formats = { "table", "json", "jsonl", "csv", "lua" }
+
+local function write_table(values, expanded, write)
   local texts, tall = {}, false
   for i = 1, values.n do
     local value = values[i]
-    local columns = result_columns(value)
-    if columns or is_rows(value) then
-      texts[i], tall = rows_text(value, columns), true
+    local columns = rows.columns(value)
+    if columns then
+      texts[i], tall = (expanded and expanded_text or rows_text)(value, columns), true
     else
       texts[i] = print_values.describe(value)
       tall = tall or texts[i]:find("\n", 1, true) ~= nil
     end
   end
-  io.write(table.concat(texts, tall and "\n" or "\t"), "\n")
+  write(table.concat(texts, tall and "\n" or "\t"), "\n")
+end
+
+--- Prints what a line returned.
+---@param values {n: integer, [integer]: any}
+---@param how? {format?: string, expanded?: boolean, write?: fun(...: string)}
+function print_values.values(values, how)
+  local write = how and how.write or io.write
+  local format = FORMATS[how and how.format]
+  if not format then return write_table(values, how and how.expanded, write) end
+  for i = 1, values.n do format(values[i], rows.columns(values[i]), write) end
 end
 
 return print_values

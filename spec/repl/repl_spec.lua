@@ -1,52 +1,8 @@
 -- The interactive prompt, driven through a pseudo-terminal: typed keys in, the screen's bytes out.
 local child = require "spec.support.child"
-local core = require "nebula"
-local nebula = require "spec.support.nebula"
+local open = require("spec.repl.prompt").open
 
 local SECONDS = 20
-
----@class Prompt a running prompt and all it has printed
-local Prompt = {}
-Prompt.__index = Prompt
-
-local function open(env)
-  local home = nebula.scratch()
-  local given = { TERM = "xterm", NO_COLOR = "1", HOME = home, XDG_STATE_HOME = home .. "/state" }
-  for name, value in pairs(env or {}) do given[name] = value end
-  local self = setmetatable({ home = home, output = "" }, Prompt)
-  self.process = nebula.spawn { env = given, cwd = home, pty = { rows = 40, columns = 100 } }
-  self.reader = core.task.spawn(function()
-    for chunk in function() return self.process:read() end do self.output = self.output .. chunk end
-  end)
-  self:expect "nebula> "
-  return self
-end
-
-function Prompt:type(keys) self.process:write(keys) end
-
--- Waits until the text was printed after what was expected before.
-function Prompt:expect(text)
-  local from = self.seen or 1
-  local ok = pcall(child.await, text, SECONDS, function()
-    local _, last = self.output:find(text, from, true)
-    if last then self.seen = last + 1 end
-    return last
-  end)
-  if not ok then error(("no %q in what follows:\n%s"):format(text, self.output:sub(from)), 2) end
-end
-
--- A line, what it answers, and the next prompt.
-function Prompt:line(text, answer)
-  self:type(text .. "\r")
-  self:expect "\n"
-  self:expect(answer)
-  self:expect "nebula> "
-end
-
-function Prompt:__close()
-  self.process:kill "KILL"
-  self.process:wait()
-end
 
 describe("the prompt", function()
   it("prints an expression's values, and runs statements over several lines", function()

@@ -8,33 +8,6 @@ local function read_statement(text)
   return io.read "a"
 end
 
-local function csv_field(value)
-  if value == nil then return "" end
-  local text = type(value) == "table" and require("nebula").json.encode(value) or tostring(value)
-  if text == "" or text:find '[",\r\n]' then return '"' .. text:gsub('"', '""') .. '"' end
-  return text
-end
-
-local function column_names(rows)
-  local names = {}
-  for i, field in ipairs(rows.fields or {}) do names[i] = type(field) == "table" and field.name or field end
-  return names
-end
-
-local function print_csv(rows)
-  local names = column_names(rows)
-  local function line(values)
-    for i = 1, #names do values[i] = csv_field(values[i]) end
-    io.write(table.concat(values, ","), "\r\n")
-  end
-  line(table.move(names, 1, #names, 1, {}))
-  for _, row in ipairs(rows) do
-    local values = {}
-    for i, name in ipairs(names) do values[i] = row[name] end
-    line(values)
-  end
-end
-
 return {
   summary = "Run one SQL statement and print its rows",
   options = {
@@ -51,11 +24,13 @@ return {
     local statement = read_statement(args.statement)
     local db <close> = nebula.pg.connect(config.pool { max_connections = 1, min_connections = 0 })
     local rows = db:query(statement, table.unpack(args.parameters))
+    local text = require "nebula.rows"
+    local columns = text.columns(rows)
     if opts.json then
-      for _, row in ipairs(rows) do io.write(nebula.json.encode(row), "\n") end
+      text.jsonl(rows, io.write)
     elseif opts.csv then
-      print_csv(rows)
-    elseif #column_names(rows) > 0 then
+      text.csv(rows, columns or {}, io.write)
+    elseif columns then
       require("repl.print").values { rows, n = 1 }
     else
       print(("%d rows affected"):format(rows.count or 0))

@@ -1,0 +1,225 @@
+-- help.lua: `help()` and `help(thing)`: the documents of a function or class, read from where they are
+-- written: of native ones the LuaLS stubs, of Lua ones the comment above the function.
+local nebula = require "nebula"
+local system = require "nebula.system"
+
+local help = {}
+
+local OVERVIEW = [[
+Known here:
+  sql "SELECT ..."        rows of a statement           db        the pool: query, one, exec, transaction, ...
+  storage                 workflows, executions, jobs   blobs     objects: get, put, list, reader, writer, ...
+  queue                   push, stats                   task      spawn, map, sleep, deadline, channel, ...
+  plot(rows, x, y)        a bar chart                   nebula    every module: nebula.json, nebula.time, ...
+  _, _1, _2, _3           the last three results        _error    the last error
+help(db), help(db.query), help "query" and help "nebula.pg" tell more; .help lists the commands.]]
+
+---@class nebula.repl.Document
+---@field name string such as nebula.pg.Pool:query
+---@field class string
+---@field method string
+---@field signature string
+---@field text string
+
+-- ---- the stubs ----
+
+local function stub_directory()
+  for _, place in ipairs { "/../bindings/meta", "/../meta" } do
+    local path = system.realpath(system.scripts .. place)
+    if path then return path end
+  end
+end
+
+local function clean(line)
+  return (line:gsub("^%-%-%-%s?", ""):gsub("^@(%l+)%s*", function(tag)
+    if tag == "param" or tag == "field" then return "  " end
+    if tag == "return" then return "  returns " end
+    return tag == "class" and "" or "  " .. tag .. " "
+  end))
+end
+
+local SIGNATURE = "^function%s+([%w_]+)([.:])([%w_]+)%s*(%b())"
+
+-- One stub's functions and classes; `found` is filled.
+local function read_stub(path, found)
+  local comment, classes, parents, waiting = {}, {}, found.parents, nil
+  for line in io.lines(path) do
+    local object, separator, method, arguments = line:match(SIGNATURE)
+    local variable = line:match "^local%s+([%w_]+)%s*="
+    if line:find "^%-%-%-" and not line:find "^%-%-%-@meta" then
+      local class, parent = line:match "^%-%-%-@class%s+([%w_.]+):?%s*([%w_.]*)"
+      if class then
+        waiting, parents[class] = class, parent ~= "" and parent or nil
+        found.classes[class] = found.classes[class] or {}
+      end
+      comment[#comment + 1] = clean(line)
+    elseif object then
+      local class = classes[object] or object
+      local document = { class = class, method = method, name = class .. separator .. method,
+        signature = class .. separator .. method .. arguments, text = table.concat(comment, "\n") }
+      found.classes[class] = found.classes[class] or {}
+      table.insert(found.classes[class], document)
+      comment = {}
+    else
+      if variable and waiting then
+        classes[variable], found.texts[waiting], waiting = waiting, table.concat(comment, "\n"), nil
+      end
+      comment = {}
+    end
+  end
+end
+
+local stubs
+
+local function documents()
+  if stubs then return stubs end
+  stubs = { classes = {}, texts = {}, parents = {} }
+  local directory = stub_directory()
+  for _, file in ipairs(directory and system.list(directory) or {}) do
+    if file:find "%.lua$" then read_stub(directory .. "/" .. file, stubs) end
+  end
+  return stubs
+end
+
+-- ---- Lua functions ----
+
+local function lines_of(path)
+  local lines = {}
+  for line in io.lines(path) do lines[#lines + 1] = line end
+  return lines
+end
+
+local function of_lua_function(fn)
+  local info = debug.getinfo(fn, "S")
+  local path = info.source:match "^@(.*)$"
+  if not path or not system.stat(path) then return "a function: " .. info.short_src end
+  local lines = lines_of(path)
+  local text, at = {}, info.linedefined - 1
+  while at > 0 and lines[at]:find "^%s*%-%-" do
+    table.insert(text, 1, (clean(lines[at]:gsub("^%s*%-%-%s?$", "---"):gsub("^%s*%-%- ", "--- "))))
+    at = at - 1
+  end
+  local head = lines[info.linedefined]:gsub("^%s*local%s+", ""):gsub("^%s+", "")
+  return ("%s\n%s\n  %s:%d"):format(head, table.concat(text, "\n"), path, info.linedefined)
+end
+
+-- ---- finding ----
+
+-- The names under which a native function is known: nebula.MODULE.NAME, or CLASS:NAME.
+local function native_names(fn)
+  for module, value in next, nebula do
+    if value == fn then return "nebula", module end
+    if type(value) == "table" then
+      for name, field in next, value do
+        if field == fn then return "nebula." .. tostring(module), name end
+      end
+    end
+  end
+  for class, meta in next, debug.getregistry() do
+    local index = type(class) == "string" and type(meta) == "table" and rawget(meta, "__index")
+    for name, field in next, type(index) == "table" and index or {} do
+      if field == fn then return class, name end
+    end
+  end
+end
+
+local function method_of(class, method)
+  local found = documents()
+  while class do
+    for _, document in ipairs(found.classes[class] or {}) do
+      if document.method == method then return document end
+    end
+    class = found.parents[class]
+  end
+end
+
+local function by_method(method)
+  local list = {}
+  for _, class in pairs(documents().classes) do
+    for _, document in ipairs(class) do
+      if document.method == method then list[#list + 1] = document end
+    end
+  end
+  table.sort(list, function(a, b) return a.name < b.name end)
+  return list
+end
+
+local function shown(document) return document.signature .. "\n" .. document.text end
+
+local function of_class(class)
+  local found = documents()
+  if not found.classes[class] then return nil end
+  local parts = { class }
+  if found.texts[class] and found.texts[class] ~= "" then parts[#parts + 1] = found.texts[class] end
+  while class do
+    for _, document in ipairs(found.classes[class] or {}) do
+      local first = document.text:match "^%s*([^\n]*)" or ""
+      parts[#parts + 1] = "  " .. document.signature .. (first ~= "" and "\n      " .. first or "")
+    end
+    class = found.parents[class]
+  end
+  return table.concat(parts, "\n")
+end
+
+local function of_name(name)
+  local class, method = name:match "^(.-)[.:]([%w_]+)$"
+  local document = class and method_of(class, method)
+  if document then return shown(document) end
+  local text = of_class(name) or of_class("nebula." .. name)
+  if text then return text end
+  local texts = {}
+  for i, found in ipairs(by_method(method or name)) do texts[i] = shown(found) end
+  return texts[1] and table.concat(texts, "\n\n")
+end
+
+local function of_function(fn)
+  if debug.getinfo(fn, "S").what ~= "C" then return of_lua_function(fn) end
+  local class, name = native_names(fn)
+  if not class then return nil end
+  local document = method_of(class, name)
+  if document then return shown(document) end
+  local list = by_method(name)
+  for _, found in ipairs(list) do -- one that is named otherwise in the stubs: by its module
+    if found.class:match "^nebula%.%w+" == class:match "^nebula%.%w+" then return shown(found) end
+  end
+end
+
+-- The methods of an object that is written in Lua.
+local function of_object(value)
+  local meta = getmetatable(value)
+  local class = type(meta) == "table" and rawget(meta, "__name")
+  local text = class and of_class(class)
+  if text or type(value) ~= "table" then return text end
+  local methods, names = type(meta) == "table" and meta or value, {}
+  if type(rawget(methods, "__index")) == "table" then methods = rawget(methods, "__index") end
+  for name, field in next, methods do
+    if type(name) == "string" and type(field) == "function" and not name:find "^__" then names[#names + 1] = name end
+  end
+  if #names == 0 then return nil end
+  table.sort(names)
+  return (class or "functions") .. ": " .. table.concat(names, ", ") .. "\nhelp(thing.name) tells of one."
+end
+
+--- The text about a thing: a function, an object, a module, or a name.
+---@param thing any
+---@return string
+function help.text(thing)
+  if thing == nil then return OVERVIEW end
+  local text
+  if type(thing) == "string" then
+    text = of_name(thing)
+  elseif type(thing) == "function" then
+    text = of_function(thing)
+  else
+    for module, value in next, nebula do
+      if value == thing then text = of_class("nebula." .. tostring(module)) end
+    end
+    text = text or (thing == nebula and of_class "nebula") or of_object(thing)
+  end
+  return text or ("nothing is known about " .. tostring(thing))
+end
+
+return setmetatable(help, {
+  __call = function(_, thing) print(help.text(thing)) end,
+  __tostring = function() return "help(), help(thing), help \"name\"; .help lists the commands" end,
+})
