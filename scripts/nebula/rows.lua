@@ -52,11 +52,22 @@ function rows.csv(list, names, write)
   end
 end
 
---- One JSON value a line.
+--- One JSON object a line, its members in the columns' order; NULL is null.
 ---@param list table[]
+---@param names string[]
 ---@param write fun(...: string)
-function rows.jsonl(list, write)
-  for _, row in ipairs(list) do write(nebula.json.encode(row), "\n") end
+function rows.jsonl(list, names, write)
+  local encode, null = nebula.json.encode, nebula.null
+  local heads, members = {}, {}
+  for i, name in ipairs(names) do heads[i] = encode(name) .. ":" end
+  for _, row in ipairs(list) do
+    for i, name in ipairs(names) do
+      local value = row[name]
+      if value == nil then value = null end
+      members[i] = heads[i] .. encode(value)
+    end
+    write("{", table.concat(members, ","), "}\n")
+  end
 end
 
 return rows

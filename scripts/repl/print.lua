@@ -104,7 +104,7 @@ end
 local FORMATS = {
   json = function(value, _, write) write(nebula.json.encode(value == nil and nebula.null or plain(value)), "\n") end,
   jsonl = function(value, columns, write)
-    if columns then return rows.jsonl(value, write) end
+    if columns then return rows.jsonl(value, columns, write) end
     write(nebula.json.encode(value == nil and nebula.null or plain(value)), "\n")
   end,
   csv = function(value, columns, write)

@@ -27,7 +27,7 @@ return {
     local text = require "nebula.rows"
     local columns = text.columns(rows)
     if opts.json then
-      text.jsonl(rows, io.write)
+      text.jsonl(rows, columns or {}, io.write)
     elseif opts.csv then
       text.csv(rows, columns or {}, io.write)
     elseif columns then
