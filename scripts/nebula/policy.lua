@@ -7,16 +7,14 @@
 local check = require "nebula.check"
 local nebula = require "nebula"
 local options = require "nebula.options"
+local plans = require "nebula.policy.plan"
 local raise = require "nebula.raise"
 
 local policy = {}
 
 local DEFAULT = "priority"
-local DEFAULT_ORDER = "priority DESC, scheduled_at"
 local QUIET_SECONDS = 30
 local DEFAULT_RETRY = { first = 2, longest = 900 }
-local COLUMNS = { workflow_id = true, priority = true, scheduled_at = true, lane = true }
-local PLAN_FIELDS = { limit = true, order = true }
 local ADMITTED = { -- what admit may say of a job
   id = true, workflow_id = true, execution_id = true, priority = true, scheduled_at = true, delay = true,
   max_retries = true, payload = true, unique_key = true, lane = true,
@@ -33,6 +31,7 @@ local FIELDS = {
 ---@field path string
 ---@field source string
 ---@field modules table<string, {source: string, path: string}> the policies it has loaded by `policy "name"`
+---@field clock? fun(): number epoch seconds, where they are not the wall's
 ---@field version? integer of a published one
 local Policy = {}
 Policy.__index = Policy
@@ -41,40 +40,25 @@ local function fail(self, ...) raise("policy", "policy %s: " .. (...), self.name
 
 -- ---- plans ----
 
-local function order_sql(self, order)
-  if order == nil then return DEFAULT_ORDER end
-  if type(order) ~= "table" or #order == 0 then fail(self, "claim's `order` is a list such as {\"priority desc\"}") end
-  local parts = {}
-  for i, item in ipairs(order) do
-    local column, direction = tostring(item):lower():match "^%s*([%w_]+)%s*(%a*)%s*$"
-    if not COLUMNS[column] or not (direction == "" or direction == "asc" or direction == "desc") then
-      local names = {}
-      for name in pairs(COLUMNS) do names[#names + 1] = name end
-      table.sort(names)
-      fail(self, "claim's order %q: it takes %s, each with asc or desc", tostring(item), table.concat(names, ", "))
-    end
-    parts[i] = column .. (direction == "desc" and " DESC" or "")
-  end
-  return table.concat(parts, ", ")
+--- All that claim says: limit, order, and what it says of lanes. nil: nothing now.
+---@param limit integer the free slots
+---@return nebula.Plan?
+function Policy:whole_plan(limit)
+  local answer = self:claim { limit = limit }
+  if answer == nil and not self:has "claim" then answer = {} end
+  return plans.read(self, answer, limit)
 end
 
 --- What to take next, as SQL: the ORDER BY and the limit. nil: nothing now.
 ---@param limit integer the free slots
 ---@return {order: string, limit: integer}?
 function Policy:plan(limit)
-  if not self:has "claim" then return { order = DEFAULT_ORDER, limit = limit } end
-  local plan = self:call("claim", { limit = limit })
-  if plan == nil then return nil end
-  if type(plan) ~= "table" then fail(self, "claim returns a plan or nil, not %s", type(plan)) end
-  for name in pairs(plan) do
-    if not PLAN_FIELDS[name] then
-      fail(self, "claim's plan names %s, which is not among what a plan may say: %s", tostring(name), "limit, order")
-    end
+  local plan = self:whole_plan(limit)
+  local more = self:has "select" and "select" or plan and plan.lanes and next(plan.lanes)
+  if more then
+    fail(self, "the queue takes limit and order; %s, which speaks of lanes, is for simulations alone", more)
   end
-  local wanted = plan.limit == nil and limit or math.tointeger(plan.limit)
-  if not wanted or wanted < 0 then fail(self, "claim's limit is a whole number, not %s", tostring(plan.limit)) end
-  if wanted == 0 then return nil end
-  return { order = order_sql(self, plan.order), limit = math.min(wanted, limit) }
+  return plan and { order = plan.order, limit = plan.limit }
 end
 
 --- The same for a worker, whose jobs must not wait for the policy's author: where the policy fails, the
@@ -90,7 +74,7 @@ function Policy:plan_or_default(limit)
     nebula.log.error("policy failed; claiming by priority and time until it is mended",
       { policy = self.name, call = "claim", error = tostring(err) })
   end
-  return { order = DEFAULT_ORDER, limit = limit }
+  return { order = plans.DEFAULT_ORDER, limit = limit }
 end
 
 -- ---- the other calls ----
@@ -183,6 +167,20 @@ end
 function Policy:claim(ctx)
   if not self:has "claim" then return nil end
   return self:call("claim", ctx or { limit = 1 })
+end
+
+--- A job's lane: its own, or the payload's field that a declaration such as "payload.tenant" names, as
+--- text, or a column; nil where there is none.
+---@param job table
+---@return string?
+function Policy:lane_of(job)
+  if job.lane or not self.lane then return job.lane end
+  local value = job
+  for part in self.lane:gmatch "[^.]+" do
+    if type(value) ~= "table" then return nil end
+    value = value[part]
+  end
+  return value ~= nil and type(value) ~= "table" and tostring(value) or nil
 end
 
 ---@param name string
@@ -323,7 +321,7 @@ end
 function Policy:call(name, ...)
   local args = table.pack(...)
   local ctx = args[args.n]
-  self.now = nebula.time.now()
+  self.now = self.clock and self.clock() or nebula.time.now()
   ctx.now, ctx.options, ctx.date = self.now, self.options, self.date
   return self.sandbox:call(name, table.unpack(args, 1, args.n))
 end

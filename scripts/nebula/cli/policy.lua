@@ -1,4 +1,4 @@
--- cli/policy.lua: `nebula policy use|list|show|check|test`.
+-- cli/policy.lua: `nebula policy use|list|show|check|simulate|test`.
 local JSON = { default = false, help = "print JSON" }
 local SET = { type = "map", help = "an option of the policy; may be repeated" }
 local PAYLOAD = { type = "string", metavar = "JSON",
@@ -165,6 +165,55 @@ local function test(_, args)
   runner { standalone = false }
 end
 
+-- A load's file is data: it may compute, but knows nothing of the machine.
+local function read_load(path)
+  local nebula = require "nebula"
+  local chunk, message = load(nebula.fs.read(path), "@" .. path, "t", { math = math, ipairs = ipairs })
+  if not chunk then usage("%s", message) end
+  local list, err = nebula.try(chunk)
+  if err then usage("%s: %s", path, err.message or tostring(err)) end
+  if type(list) ~= "table" then usage("%s returns a list such as { { jobs = 100, every = 1, takes = 2 } }", path) end
+  return list
+end
+
+local function round(value) return ("%.3g"):format(value) end
+
+local function simulate(opts, args)
+  local nebula, policies = require "nebula", require "nebula.policy"
+  local run = require("nebula.simulate").run
+  local jobs, results, rows = read_load(opts.load), nebula.json.array {}, {}
+  for i, name in ipairs(args.names) do
+    local policy = policies.load(name, #args.names == 1 and opts.set or nil)
+    local result = run { policy = policy, workers = opts.workers, seed = opts.seed, load = jobs }
+    result.policy = policy.name
+    results[i] = result
+    local keys = {}
+    for key in pairs(result.lanes) do keys[#keys + 1] = key end
+    table.sort(keys)
+    for _, key in ipairs(keys) do
+      local lane = result.lanes[key]
+      rows[#rows + 1] = { policy = policy.name, lane = key, jobs = lane.jobs, p50 = round(lane.wait.p50),
+        p95 = round(lane.wait.p95), p99 = round(lane.wait.p99), most_at_once = lane.running.max }
+    end
+  end
+  if opts.json then
+    print(nebula.json.encode(results))
+    return
+  end
+  local ui = require "nebula.ui"
+  print "Seconds that jobs wait:"
+  print(ui.table(rows, { columns = { "policy", "lane", "jobs", "p50", "p95", "p99", "most_at_once" } }) .. "\n")
+  rows = {}
+  for i, result in ipairs(results) do
+    rows[i] = {
+      policy = result.policy, completed = result.completed, waiting = result.waiting, refused = result.refused,
+      seconds = round(result.seconds), utilisation = round(result.utilisation), fairness = round(result.fairness),
+    }
+  end
+  print(ui.table(rows, { columns = { "policy", "completed", "waiting", "refused", "seconds", "utilisation",
+    "fairness" } }))
+end
+
 local NAME = { { name = "name", required = true, help = "a policy's name, or its file" } }
 
 return {
@@ -195,6 +244,18 @@ return {
       options = { json = JSON, set = SET, payload = PAYLOAD },
       arguments = NAME,
       run = check,
+    },
+    simulate = {
+      summary = "Run a load through policies in virtual time, and compare them",
+      options = {
+        json = JSON, set = SET,
+        load = { type = "file", required = true,
+          help = "a Lua file that returns { {jobs=, at=, every=, takes=, payload=, priority=}, ... }" },
+        workers = { default = 4, min = 1, max = 1000000, help = "jobs that run at once" },
+        seed = { default = 1, help = "of the policy's math.random" },
+      },
+      arguments = { { name = "names", many = true, required = true, help = "policies" } },
+      run = simulate,
     },
     test = {
       summary = "Run spec/policies/NAME_spec.lua",

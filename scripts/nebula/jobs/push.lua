@@ -67,17 +67,6 @@ local function due(what, given, storage)
   return at or nebula.null, storage.duration(what .. ": delay", given.delay, 0)
 end
 
--- The payload's field that a lane declaration such as "payload.tenant" names, as text; or a column.
-local function lane_of(job, declared)
-  if job.lane or not declared then return job.lane end
-  local value = job
-  for part in declared:gmatch "[^.]+" do
-    if type(value) ~= "table" then return nil end
-    value = value[part]
-  end
-  return value ~= nil and type(value) ~= "table" and tostring(value) or nil
-end
-
 -- What the policy says to a job: the job with its overrides, or a refusal.
 local function admitted(policy, what, job)
   if not policy:has "admit" then return job end
@@ -110,7 +99,7 @@ local function columns(self, what, list, db)
     c[5][i], c[6][i] = due(what, job, self)
     c[7][i] = job.max_retries and check.integer(what .. ": max_retries", job.max_retries, 0, 1000) or 3
     c[8][i] = check.object(what .. ": payload", job.payload)
-    c[9][i] = lane_of(job, policy.lane) or null
+    c[9][i] = policy:lane_of(job) or null
     c[10][i] = job.unique_key and check.text(what .. ": unique_key", job.unique_key, 500) or null
     adhoc = adhoc or job.workflow_id == nil
     keyed = keyed or job.unique_key ~= nil

@@ -1,0 +1,173 @@
+-- simulate/queue.lua: a simulated queue: jobs that wait in lanes, and claims that a policy decides.
+local Lane = require "nebula.simulate.lane"
+local plans = require "nebula.policy.plan"
+local raise = require "nebula.raise"
+local share = require "nebula.policy.share"
+
+---@class nebula.SimulatedQueue
+local Queue = {}
+Queue.__index = Queue
+
+local LANES_DRAWN = 64 -- of a claim, rotating
+local DEFAULT_WINDOW = 20 -- of select
+
+---@param policy nebula.Policy
+---@return nebula.SimulatedQueue
+function Queue.new(policy)
+  return setmetatable({ policy = policy, lanes = {}, keys = {}, waiting = 0, turn = 0, sequence = 0,
+    before = nil, order = nil }, Queue)
+end
+
+-- What comparing two jobs by a plan's columns is, compiled: it is most of what a simulation does.
+-- Equal jobs wait in the order they came.
+local function comparison(columns)
+  local lines = { "local a, b = ...", "local x, y" }
+  for _, column in ipairs(columns) do
+    lines[#lines + 1] = ("x, y = a.%s, b.%s"):format(column.name, column.name)
+    lines[#lines + 1] = ("if x ~= y then return x %s y end"):format(column.descending and ">" or "<")
+  end
+  lines[#lines + 1] = "return a.sequence < b.sequence"
+  return assert(load(table.concat(lines, "\n"), "=order", "t", {}))
+end
+
+---@param job table
+function Queue:push(job)
+  self.sequence = self.sequence + 1
+  job.sequence = self.sequence
+  local lane = self.lanes[job.lane]
+  if not lane then
+    self.before = self.before or function(a, b) return a.sequence < b.sequence end
+    lane = Lane.new(job.lane, self.before)
+    self.lanes[job.lane] = lane
+    self.keys[#self.keys + 1] = job.lane
+  end
+  lane:add(job)
+  self.waiting = self.waiting + 1
+end
+
+local function use_order(self, plan)
+  if plan.order == self.order then return end
+  self.order, self.before = plan.order, comparison(plan.columns)
+  for _, lane in pairs(self.lanes) do lane:sort(self.before) end
+end
+
+local function take(self, lane, job, now)
+  lane:start(job, now)
+  self.waiting = self.waiting - 1
+end
+
+-- Without a word of lanes: the first by the order, from whichever lane.
+local function claim_by_order(self, plan, now)
+  local taken = {}
+  for _ = 1, math.min(plan.limit, self.waiting) do
+    local best, best_lane
+    for _, key in ipairs(self.keys) do
+      local lane = self.lanes[key]
+      local head = lane:first()
+      if head and (not best or self.before(head, best)) then best, best_lane = head, lane end
+    end
+    taken[#taken + 1] = best
+    best_lane:remove(best)
+    take(self, best_lane, best, now)
+  end
+  return taken
+end
+
+-- The lanes that a claim looks at: those where something waits, a bounded number, rotating.
+local function draw_lanes(self, plan, now)
+  local drawn, again_at = {}, nil
+  local count = #self.keys
+  for i = 1, count do
+    local lane = self.lanes[self.keys[(self.turn + i - 1) % count + 1]]
+    if lane.waits_now > 0 then
+      local view = lane:view(now)
+      local function value(field) return plans.value(self.policy, plan, field, view) end
+      local allowed = math.min(plan.limit, lane.waits_now, math.max(0, (value "cap" or math.huge) - lane.running))
+      local rate = value "rate"
+      if rate then
+        local tokens, at = lane:tokens_at(rate, value "burst" or rate, now)
+        allowed = math.min(allowed, tokens)
+        if at and (not again_at or at < again_at) then again_at = at end
+      end
+      drawn[#drawn + 1] = { lane = lane, running = lane.running, weight = value "weight" or 1,
+        allowed = math.floor(allowed) }
+      if #drawn == LANES_DRAWN then break end
+    end
+  end
+  self.turn = count > 0 and (self.turn + 1) % count or 0
+  return drawn, again_at
+end
+
+-- The first of each lane, as many as the window shows.
+local function draw_candidates(self, drawn, window)
+  local candidates = {}
+  for i, entry in ipairs(drawn) do
+    if entry.allowed > 0 then
+      local front = entry.lane:front_of(window)
+      for j = 1, math.min(window, #front) do candidates[#candidates + 1] = { lane = i, job = front[j] } end
+    end
+  end
+  if #drawn > 1 then
+    local before = self.before
+    table.sort(candidates, function(a, b) return before(a.job, b.job) end)
+  end
+  return candidates
+end
+
+-- The candidates as select ranks them.
+local function ranked(self, candidates)
+  local views, by_id = {}, {}
+  for i, candidate in ipairs(candidates) do
+    local job = candidate.job
+    views[i] = { id = job.id, lane = job.lane, priority = job.priority, scheduled_at = job.scheduled_at,
+      workflow_id = job.workflow_id, retry_count = 0, max_retries = 3, payload = job.payload }
+    by_id[job.id] = candidate
+  end
+  local list = {}
+  for _, picked in ipairs(self.policy:select(views)) do
+    local candidate = type(picked) == "table" and by_id[picked.id]
+    if not candidate then
+      raise("policy", "policy %s: select returns what it was not given, or the same job twice", self.policy.name)
+    end
+    by_id[picked.id] = nil
+    list[#list + 1] = candidate
+  end
+  return list
+end
+
+local function claim_by_lanes(self, plan, now)
+  local drawn, again_at = draw_lanes(self, plan, now)
+  local selects = self.policy:has "select"
+  local window = plan.lanes and plan.lanes.window or selects and DEFAULT_WINDOW or plan.limit
+  local candidates = draw_candidates(self, drawn, window)
+  local list = selects and ranked(self, candidates) or candidates
+  local taken = {}
+  for _, i in ipairs(share.choose(plan.limit, list, drawn, share.divide(plan.limit, drawn))) do
+    local candidate = list[i]
+    local lane = drawn[candidate.lane].lane
+    taken[#taken + 1] = candidate.job
+    lane:remove(candidate.job)
+    take(self, lane, candidate.job, now)
+  end
+  return taken, again_at
+end
+
+--- What the policy takes next.
+---@param free integer the free slots
+---@param now number
+---@return table[] jobs they run from now on
+---@return number? again_at when a rate lets the next one begin
+function Queue:claim(free, now)
+  if self.waiting == 0 then return {} end
+  local plan = self.policy:whole_plan(free)
+  if not plan then return {} end
+  use_order(self, plan)
+  if plan.lanes or self.policy:has "select" then return claim_by_lanes(self, plan, now) end
+  return claim_by_order(self, plan, now)
+end
+
+---@param job table
+---@param now number
+function Queue:finish(job, now) self.lanes[job.lane]:finish(job, now) end
+
+return Queue
