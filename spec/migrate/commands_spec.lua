@@ -138,9 +138,8 @@ describe("nebula migrate", function()
     assert.matches("missing: V1__one", out)
     assert.matches("divergent: .*V3__three%.sql has changed", out)
     assert.matches("out of order: .*V4__four%.sql comes too late", out)
-    _, out = run("verify", "--json")
-    local kinds = {}
-    for i, problem in ipairs(nebula.json.decode(out)) do kinds[i] = problem.kind end
+    local kinds, _, json = {}, run("verify", "--json")
+    for i, problem in ipairs(nebula.json.decode(json)) do kinds[i] = problem.kind end
     assert.same({ "missing", "divergent", "out of order" }, kinds)
     assert.equal(1, (run "up"))
   end)
