@@ -130,9 +130,10 @@ BIN_DIR   = $(DESTDIR)$(PREFIX)/bin
 MODULE    = $(DESTDIR)$(PREFIX)/lib/lua/5.4/nebula.so
 SHARE_DIR = $(DESTDIR)$(PREFIX)/share/nebula
 DOC_DIR   = $(DESTDIR)$(PREFIX)/share/doc/nebula
-MAN_DIR   = $(DESTDIR)$(PREFIX)/share/man/man1
 DOCS      = README.md LICENSE-MIT LICENSE-APACHE $(wildcard examples)
-MAN_PAGES = $(wildcard host/man/*.1)
+# What the program prints about its own commands, and the file that each becomes.
+GENERATED = bash:share/bash-completion/completions/nebula zsh:share/zsh/site-functions/_nebula \
+  man:share/man/man1/nebula.1
 
 .PHONY: install
 install: all ## into PREFIX (default /usr/local), below DESTDIR
@@ -142,12 +143,15 @@ install: all ## into PREFIX (default /usr/local), below DESTDIR
 	cp -R scripts migrations '$(SHARE_DIR)/'
 	cp -R bindings/meta/. '$(SHARE_DIR)/meta'
 	cp -R $(DOCS) '$(DOC_DIR)/'
-	$(if $(MAN_PAGES),install -d '$(MAN_DIR)' && install -m 644 $(MAN_PAGES) '$(MAN_DIR)/')
+	@for pair in $(GENERATED); do \
+	  file='$(DESTDIR)$(PREFIX)'/$${pair#*:}; install -d "$$(dirname "$$file")" && \
+	  $(BUILD)/nebula completion $${pair%%:*} >"$$file" && chmod 644 "$$file" || exit 1; \
+	done
 
 .PHONY: uninstall
 uninstall: ## removes what install put there
 	rm -rf '$(SHARE_DIR)' '$(DOC_DIR)'
-	rm -f '$(BIN_DIR)/nebula' '$(MODULE)' $(patsubst host/man/%,'$(MAN_DIR)/%',$(MAN_PAGES))
+	rm -f '$(BIN_DIR)/nebula' '$(MODULE)' $(foreach pair,$(GENERATED),'$(DESTDIR)$(PREFIX)/$(lastword $(subst :, ,$(pair)))')
 
 .PHONY: clean
 clean: ## removes everything that was built

@@ -30,7 +30,8 @@ describe("make install", function()
   it("puts the program, the module, scripts and migrations below DESTDIR and PREFIX", function()
     for _, path in ipairs {
       "bin/nebula", "lib/lua/5.4/nebula.so", "share/nebula/scripts/nebula/cli.lua",
-      "share/nebula/migrations/V1__initial_schema.lua", "share/doc/nebula/README.md",
+      "share/nebula/migrations/V1__initial_schema.lua", "share/doc/nebula/README.md", "share/nebula/meta/pg.lua",
+      "share/bash-completion/completions/nebula", "share/zsh/site-functions/_nebula", "share/man/man1/nebula.1",
     } do
       assert.equal("file", lfs.attributes(root .. "/opt/nebula/" .. path, "mode"), path)
     end
@@ -43,6 +44,14 @@ describe("make install", function()
     }
     assert.equal(0, result.status, result.stderr)
     assert.equal(root .. "/opt/nebula/share/nebula/scripts/nebula/storage.lua\n", result.stdout)
+  end)
+
+  it("brings the documents that help() reads", function()
+    local result = child.run {
+      file = root .. "/opt/nebula/bin/nebula", cwd = scratch, stdin = "", args = { "-e", "help 'nebula.pg.connect'" },
+    }
+    assert.equal(0, result.status, result.stderr)
+    assert.truthy(result.stdout:find("Opens a pool", 1, true), result.stdout)
   end)
 
   it("is undone by make uninstall", function()
