@@ -221,6 +221,7 @@ function Worker:run()
   local background = {}
   local _ <close> = setmetatable({}, { __close = function()
     for _, task in ipairs(background) do task:cancel() end
+    for _, task in ipairs(background) do nebula.try(task.join, task) end -- they use what closes next
   end })
   in_background(background, follow, self)
   in_background(background, self.keeper.heartbeats, self.keeper)

@@ -1,8 +1,8 @@
 -- LISTEN on a connection of its own: what arrives, what outlives the connection, and how it ends.
 local host = require "spec.support.nebula"
-local child = require "spec.support.child"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
+local system = require "nebula.system"
 local pg, task = nebula.pg, nebula.task
 
 local function failure(fn, ...)
@@ -126,9 +126,9 @@ describe("pool:listen", function()
     local one <close> = db:listen("frozen", function(payload) got:send(payload) end,
       { ping = 0.05, on_reconnect = function(channel) again:send(channel) end })
     local pid = db:value("SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN \"frozen\"' OR query = 'SELECT 1'")
-    child.must { file = "kill", args = { "-STOP", tostring(pid) } }
+    system.kill(pid, "STOP")
     local ok, list = pcall(take, again, 1)
-    child.must { file = "kill", args = { "-CONT", tostring(pid) } }
+    system.kill(pid, "CONT")
     assert.is_true(ok)
     assert.same({ "frozen" }, list)
     db:notify("frozen", "thawed")

@@ -26,6 +26,14 @@ local POLICIES = {
   ["policies/broken.lua"] = "return { claim = function( }",
   ["policies/throws.lua"] = "return { claim = function() error('cannot decide') end }",
   ["policies/loops.lua"] = "return { claim = function() while true do end end }",
+  ["policies/tires.lua"] = [[
+    local claims = 0
+    return { claim = function()
+      claims = claims + 1
+      if claims > 2 then error "cannot decide" end
+      return {}
+    end }
+  ]],
 }
 
 describe("nebula worker", function()
@@ -120,13 +128,24 @@ describe("nebula worker", function()
     assert.equal("pending", db:value "SELECT status FROM workflow_jobs")
   end)
 
-  it("goes on by priority and time where a policy throws or loops, and says so", function()
+  it("refuses a policy that throws or loops, and takes no job", function()
+    push "fine"
     for _, name in ipairs { "throws", "loops" } do
-      push "fine"
       local status, output = drain("--policy", "policies/" .. name .. ".lua")
-      assert.equal(0, status, output)
-      assert.truthy(output:find("policy failed", 1, true), output)
+      assert.equal(1, status, output)
+      assert.truthy(output:find("policies/" .. name .. ".lua", 1, true), output)
     end
-    assert.equal(2, db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'completed'")
+    assert.equal("pending", db:value "SELECT status FROM workflow_jobs")
+  end)
+
+  it("goes on by priority and time where a policy comes to throw, and says so", function()
+    for _ = 1, 3 do
+      push "fine"
+      push "fine"
+      local status, output = drain("--policy", "policies/tires.lua", "--batch", "1")
+      assert.equal(0, status, output)
+      assert.truthy(output:find("cannot decide", 1, true), output)
+    end
+    assert.equal(6, db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'completed'")
   end)
 end)

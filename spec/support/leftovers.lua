@@ -4,6 +4,7 @@
 local lfs = require "lfs"
 local child = require "spec.support.child"
 local directory = require "spec.support.directory"
+local system = require "nebula.system"
 
 local leftovers = {}
 
@@ -39,7 +40,7 @@ end
 ---@return boolean whether there was anything
 function leftovers.clear(run)
   local found = leftovers.find(run)
-  for pid in pairs(found) do child.run { file = "kill", args = { "-9", tostring(pid) } } end
+  for pid in pairs(found) do system.kill(pid, "KILL") end
   local stale = directory.stale()
   directory.sweep()
   return next(found) ~= nil or #stale > 0

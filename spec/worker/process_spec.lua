@@ -32,7 +32,7 @@ describe("nebula worker", function()
         return function(ctx, job)
           ctx.db:exec("INSERT INTO effects (job) VALUES ($1)", job.id)
           local pid = io.open("/proc/self/stat"):read "n"
-          require("nebula.process").run { file = "kill", args = { "-9", tostring(math.tointeger(pid)) } }
+          require("nebula.system").kill(math.tointeger(pid), "KILL")
         end
       ]],
     }
