@@ -156,8 +156,8 @@ local function follow(self)
   end
 end
 
--- Ends the wait of whoever waits for anything.
-local function wake_all(self)
+--- Ends the wait of one who waits for anything. At the end each who woke wakes the next.
+function Worker:wake()
   self.freed:notify()
   self.pushed:notify()
   self.more:notify()
@@ -169,7 +169,7 @@ function Worker:ended()
   if not self.finished or self.running > 0 or next(self.leased) or self:has_batch() then return false end
   if not self.finished() then return false end
   self.stopping = true
-  wake_all(self)
+  self:wake()
   return true
 end
 
@@ -182,7 +182,7 @@ function Worker:stop()
     self.stopping = true
     self.stop_at = nebula.time.monotonic() + self.settings.shutdown_timeout
   end
-  wake_all(self)
+  self:wake()
 end
 
 local function in_background(tasks, fn, ...)

@@ -163,6 +163,34 @@ describe("a worker among hostile handlers", function()
     assert.equal(1, count "status IN ('completed', 'dead') AND priority = 9")
   end)
 
+  it("blames a suspect alone for the end of its process, not the leases beside it", function()
+    local ids = push(3)
+    storage:claim_jobs("vanished", 3)
+    storage.db:exec "UPDATE workflow_jobs SET lease_until = now() - interval '1 s'"
+    storage.db:exec("UPDATE workflow_jobs SET suspect = true WHERE id = $1", ids[2])
+    nebula.task.deadline(LONG, function()
+      repeat work(function() nebula.task.sleep(0.01) end) until count "status = 'completed'" == 3
+    end)
+    local rows = storage.db:query "SELECT id, retry_count AS tries FROM workflow_jobs WHERE status = 'completed' ORDER BY id"
+    assert.same({ { id = ids[1], tries = 0 }, { id = ids[2], tries = 1 }, { id = ids[3], tries = 0 } },
+      { rows[1], rows[2], rows[3] })
+  end)
+
+  it("leases no more jobs than it can run, once their handler wants leases", function()
+    push(300)
+    local most = 0
+    local worker
+    worker = workers.new(storage, { concurrency = 4, connections = 1, drain = true, handler = function(ctx)
+      ctx.tx(function() nebula.task.sleep(0.001) end)
+      local held = 0
+      for _ in pairs(worker.leased) do held = held + 1 end
+      if worker.counts.completed > 150 then most = math.max(most, held) end
+    end })
+    nebula.task.deadline(LONG, function() worker:run() end)
+    assert.equal(300, count "status = 'completed'")
+    assert.is_true(most <= 8, most .. " leases for 4 slots")
+  end)
+
   it("claims nothing where its policy says nothing now, and can be stopped", function()
     push(1)
     storage:use_policy(policies.from_source("never", "never.lua", "return { claim = function() end }"))

@@ -17,9 +17,13 @@ local SWEEP_BATCH = 100
 local RETRY_SECONDS = 0.5
 local LEASE_AFTER = 0.2
 
+-- `beside`: its process ran a suspect when it vanished, which is to blame alone.
 local EXPIRED = [[
   SELECT ctid::text AS at, id, workflow_id, execution_id, priority, retry_count, max_retries, lane, payload, failures,
-    locked_by
+    locked_by, suspect, status = 'running' AND NOT suspect AND EXISTS (
+      SELECT FROM workflow_jobs s
+      WHERE s.status = 'running' AND s.lease_until IS NOT NULL AND s.suspect AND s.locked_by = workflow_jobs.locked_by
+    ) AS beside
   FROM workflow_jobs
   WHERE %s
   LIMIT $1
@@ -135,6 +139,7 @@ end
 function Keeper:drop(run)
   self.worker.leased[run.job.id] = nil
   self.beat:remove(run.job.id)
+  if run.ended_signal then run.ended_signal:notify() end
 end
 
 --- Body of a task: ends the runs whose claim has ended, as the heartbeat's thread finds them. The
@@ -166,7 +171,7 @@ local function rescue(worker, sql, why, suspect, ...)
     local at, outcomes = {}, {}
     for i, job in ipairs(rows) do
       at[i] = job.at
-      outcomes[i] = outcome.lost(worker.policy, job, why, job.locked_by)
+      outcomes[i] = job.beside and outcome.released(job) or outcome.lost(worker.policy, job, why, job.locked_by)
       if suspect then outcomes[i].suspect = outcomes[i].status == "pending" end
     end
     tx:exec(settle.OTHER_LOCKED, '{"' .. table.concat(at, '","') .. '"}', settle.columns(outcomes))

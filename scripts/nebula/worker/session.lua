@@ -97,7 +97,7 @@ function Session:wanted()
     return 1
   end
   local most = worker.settings.batch
-  if worker.slow > 0.5 then return math.min(free, most) end
+  if worker.slow > 0.5 or self.leases then return math.min(free, most) end
   return math.min(math.max(self.size, free), most)
 end
 
@@ -298,6 +298,7 @@ local function run_batch(self, rows, asked)
   local batch = new_batch(self, rows)
   self.batch = batch
   if #rows == asked and #worker.sessions > 1 then worker.more:notify() end
+  self.leases = batch.wants_lease -- then no more are taken than can run: what waits would be lost with the process
   if batch.wants_lease or worker.slow > 0.5 then
     lease_first(self, batch)
     worker:start_runner(batch)
@@ -342,9 +343,10 @@ local function work_suspects(self)
     rows[1].suspect = true
     local batch = new_batch(self, rows)
     self.batch = batch
+    batch.runs[1].ended_signal = self.signal
     lease_first(self, batch)
     worker:start_runner(batch)
-    while worker.leased[rows[1].id] and not worker.stopping do worker.freed:wait(LEASE_AFTER) end
+    while worker.leased[rows[1].id] and not worker.stopping do self.signal:wait(LEASE_AFTER) end
     worker.flight:write(self.index, {})
   end
 end
@@ -369,7 +371,7 @@ local function serve(self)
     local n = self:wanted()
     local held = self.batch ~= nil
     if n == 0 and not held then
-      if worker.stopping then return end
+      if worker.stopping then return worker:wake() end
       worker.freed:wait(worker.settings.poll)
     else
       local rows = exchange(self, n)
