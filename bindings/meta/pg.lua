@@ -28,7 +28,10 @@ local pg = {}
 ---@class nebula.pg.connect_options
 ---@field url? string a postgresql:// URL or key=value text; PG* variables and password files apply below it
 ---@field max_connections? integer (100); also `max_size`
----@field min_connections? integer (0) kept when idle ones are closed; also `min_idle`
+---@field min_connections? integer (0) opened in the background and kept; also `min_idle`
+---@field max_waiting? integer callers that may wait for a connection; one more is refused with `pool` (any number)
+---@field ping_after? number|string rest after which an idle connection is asked for a sign of life (30); 0: never
+---@field leak_after? number|string a connection held for longer is logged once at `warn`, with file:line (never)
 ---@field max_lifetime? number|string seconds or "30m" (1800), with a tenth of jitter
 ---@field idle_timeout? number|string (600)
 ---@field connection_timeout? number|string for a free connection, and for connecting (30)
@@ -40,7 +43,7 @@ local pg = {}
 ---@field statement_logging? boolean|"parameters" logs every statement at `info` (false): see below
 ---@field slow_query? number|string statements that take longer are logged at `warn` (none)
 
----Opens a pool. Connects to nothing yet.
+---Opens a pool. Connects to nothing yet, but for `min_connections` in the background.
 ---The statement log tells a statement's text with its strings as ?, number and types of its parameters,
 ---rows, duration and file:line; with `statement_logging = "parameters"` strings and values as they are.
 ---Raises `config` (a malformed URL), `validation` (an option).
@@ -199,6 +202,10 @@ function pool:listen(channel, fn, options) end
 ---waited, timeouts, pipelined since the start.
 ---@return table<string, integer>
 function pool:stats() end
+
+---Sets `max_connections`. Those above it close as they become idle.
+---@param max_connections integer 1 to 10000
+function pool:resize(max_connections) end
 
 ---Refuses what comes, ends what waits; each connection closes when its work is done.
 function pool:close() end

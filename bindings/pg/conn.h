@@ -64,6 +64,9 @@ struct pg_conn {
   bool evict;                       /* close it as soon as it is idle */
   bool dirty;                       /* a session may have changed its settings */
   bool cancelling, cancel_answered; /* nothing is sent until the answer came and `sent` is empty */
+  bool pinging;                     /* what it carries is the pool's own: it counts as idle */
+  bool leak_told;
+  uint64_t pinged_ms;
   uint64_t serial;
   bool rolling;    /* a ROLLBACK runs before it is given back */
   char begin[160]; /* sent in front of the next request, in its segment: "A;B" are two statements */

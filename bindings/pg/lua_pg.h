@@ -23,6 +23,7 @@ typedef struct lua_pg_pool {
   lua_State *aside; /* kept by user value 1: where callbacks of the loop use Lua */
   bool log_statements, log_values;
   double slow_query; /* seconds; 0: none is too slow */
+  double leak_after; /* seconds; 0: none is held for too long */
 } lua_pg_pool;
 
 /* A connection held by a script: from acquire, or for a transaction. */
@@ -64,6 +65,9 @@ void lua_pg_add_queries(lua_State *L, bool session);
 /* The connection that a session or its outermost has; NULL where it was lost. check raises then. */
 pg_conn *lua_pg_session_conn(const lua_pg_session *session);
 pg_conn *lua_pg_check_conn(lua_State *L, const lua_pg_session *session, const char *call);
+
+/* Raises where so many wait for a connection already that no more may. */
+void lua_pg_check_room(lua_State *L, const lua_pg_pool *pool, const char *call);
 
 /* Waits until the session at index has a connection, then runs `done`, in which lua_pg_acquired
  * raises what kept it from one. */

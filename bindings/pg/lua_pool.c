@@ -51,7 +51,10 @@ static void read_options(lua_State *L, lua_pg_pool *self, pg_pool_options *optio
   opt_duration(L, 1, CALL, "connection_timeout", &options->connection_timeout);
   opt_boolean(L, 1, CALL, "read_only", &options->read_only);
   opt_duration(L, 1, CALL, "statement_timeout", &self->timeout);
-  lua_Integer bytes;
+  opt_duration(L, 1, CALL, "ping_after", &options->ping_after);
+  lua_Integer bytes, waiting;
+  if (opt_integer(L, 1, CALL, "max_waiting", 1, 1000000, &waiting))
+    options->max_waiting = (size_t)waiting;
   if (opt_integer(L, 1, CALL, "max_bytes", 1, LUA_MAXINTEGER, &bytes))
     self->max_bytes = (size_t)bytes;
   read_cache(L, options);
@@ -89,6 +92,9 @@ static int pg_connect(lua_State *L) {
                                       "application_name",
                                       "statement_logging",
                                       "slow_query",
+                                      "leak_after",
+                                      "ping_after",
+                                      "max_waiting",
                                       NULL};
   if (lua_type(L, 1) == LUA_TSTRING) { /* pg.connect(url) */
     lua_settop(L, 1);
@@ -113,7 +119,8 @@ static int pg_connect(lua_State *L) {
                              .statement_cache = 256,
                              .max_lifetime = 1800,
                              .idle_timeout = 600,
-                             .connection_timeout = 30};
+                             .connection_timeout = 30,
+                             .ping_after = 30};
   read_options(L, self, &options);
   loop *on = task_loop(L);
   pg_config *config = make_config(L, &options);
@@ -137,6 +144,7 @@ static int pool_gc(lua_State *L) {
   pg_pool *pool = self->pool;
   self->pool = NULL;
   pg_pool_observe(pool, NULL, NULL);
+  pg_pool_report_leaks(pool, 0, NULL, NULL);
   pg_pool_close(pool, true);
   pg_pool_release(pool);
   return 0;
@@ -145,6 +153,14 @@ static int pool_gc(lua_State *L) {
 static int pool_close(lua_State *L) {
   lua_pg_pool *self = luaL_checkudata(L, 1, LUA_PG_POOL);
   if (self->pool != NULL) pg_pool_close(self->pool, false);
+  return 0;
+}
+
+static int pool_resize(lua_State *L) {
+  lua_pg_pool *self = lua_pg_check_pool(L, 1, "pool:resize");
+  lua_Integer count = luaL_checkinteger(L, 2);
+  luaL_argcheck(L, count >= 1 && count <= 10000, 2, "a pool has 1 to 10000 connections");
+  if (!pg_pool_resize(self->pool, (size_t)count)) lua_pg_no_memory(L);
   return 0;
 }
 
@@ -194,6 +210,7 @@ int lua_open_pg(lua_State *L) {
                                      {"listen", lua_pg_pool_listen},
                                      {"batch", lua_pg_pool_batch},
                                      {"stats", pool_stats},
+                                     {"resize", pool_resize},
                                      {"close", pool_close},
                                      {NULL, NULL}};
   luaL_setfuncs(L, METHODS, 0);

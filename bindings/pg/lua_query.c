@@ -169,6 +169,7 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
   r->max_bytes = o.max_bytes;
   r->timeout = o.timeout;
   r->task = task_current_id(L);
+  if (session == NULL && !resumed) lua_pg_check_room(L, pool, call);
   if (session == NULL && pg_pool_would_deadlock(pool->pool, r->task))
     err_raisef(
         L, ERR_POOL, "database",

@@ -94,10 +94,21 @@ int lua_pg_session_close(lua_State *L) {
   return 0;
 }
 
+void lua_pg_check_room(lua_State *L, const lua_pg_pool *pool, const char *call) {
+  if (!pg_pool_is_full(pool->pool)) return;
+  err_raise(L, &(err_info){.kind = ERR_POOL,
+                           .source = "database",
+                           .retryable = true,
+                           .message = lua_pushfstring(
+                               L, "%s: %d callers wait for a connection already (max_waiting)",
+                               call, (int)pg_pool_options_get(pool->pool)->max_waiting)});
+}
+
 int lua_pg_acquire(lua_State *L, int index, const char *what, lua_KContext context,
                    lua_KFunction done) {
   lua_pg_session *session = lua_touserdata(L, index);
   lua_pg_pool *box = session->pool;
+  lua_pg_check_room(L, box, what);
   pg_request *r = lua_pg_build(L, box, PG_REQUEST_ACQUIRE, NULL, 0);
   r->alone = true;
   lua_pg_note_where(L, r);

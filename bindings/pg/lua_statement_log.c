@@ -34,6 +34,7 @@ void lua_pg_read_logging(lua_State *L, lua_pg_pool *self, const char *call) {
   }
   lua_pop(L, 1);
   opt_duration(L, 1, call, "slow_query", &self->slow_query);
+  opt_duration(L, 1, call, "leak_after", &self->leak_after);
 }
 
 static void set_text(lua_State *L, const char *name, const char *text) {
@@ -147,6 +148,33 @@ static void on_statement(void *data, const pg_request *request, double seconds) 
   lua_settop(L, top);
 }
 
+typedef struct leak {
+  const char *where;
+  double seconds;
+} leak;
+
+static int write_leak(lua_State *L) {
+  const leak *self = lua_touserdata(L, 1);
+  lua_createtable(L, 0, 2);
+  set_text(L, "where", self->where);
+  lua_pushnumber(L, (lua_Number)(int64_t)(self->seconds * 1000) / 1000);
+  lua_setfield(L, -2, "held_seconds");
+  log_write(L, LOG_WARN, "a connection is held for long", lua_gettop(L));
+  return 0;
+}
+
+static void on_leak(void *data, const char *where, double seconds) {
+  lua_State *L = ((lua_pg_pool *)data)->aside;
+  leak l = {where, seconds};
+  if (!lua_checkstack(L, 4)) return;
+  int top = lua_gettop(L);
+  lua_pushcfunction(L, write_leak);
+  lua_pushlightuserdata(L, &l);
+  lua_pcall(L, 1, 0, 0);
+  lua_settop(L, top);
+}
+
 void lua_pg_start_logging(lua_pg_pool *self) {
   if (self->log_statements || self->slow_query > 0) pg_pool_observe(self->pool, on_statement, self);
+  if (self->leak_after > 0) pg_pool_report_leaks(self->pool, self->leak_after, on_leak, self);
 }

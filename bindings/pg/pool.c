@@ -19,6 +19,7 @@ pg_pool *pg_pool_new(loop *on, pg_config *config, const pg_pool_options *options
   self->config = config;
   self->options = *options;
   self->refs = 1;
+  self->room = options->max_connections;
   self->conns = calloc(options->max_connections, sizeof(pg_conn *));
   self->statements = pg_statements_new(4096);
   self->pump = (loop_deferred){.run = run_pump, .data = self};
@@ -26,6 +27,7 @@ pg_pool *pg_pool_new(loop *on, pg_config *config, const pg_pool_options *options
     pg_pool_release(self);
     return NULL;
   }
+  if (options->min_connections > 0) loop_defer(on, &self->pump);
   return self;
 }
 
@@ -34,6 +36,7 @@ void pg_pool_release(pg_pool *self) {
   loop_timer_stop(self->loop, self->expiry);
   loop_timer_stop(self->loop, self->retry);
   loop_timer_stop(self->loop, self->upkeep);
+  loop_timer_stop(self->loop, self->leak_timer);
   loop_defer_cancel(self->loop, &self->pump);
   while (self->spare != NULL) {
     pg_request *r = self->spare;
@@ -156,6 +159,7 @@ static pg_conn *choose(pg_pool *self, const pg_request *r) {
 static void hold(pg_conn *conn, pg_request *r) {
   conn->held = true;
   conn->held_ms = uv_now(&conn->loop->uv);
+  conn->leak_told = false;
   conn->holder = r->task;
   snprintf(conn->where, sizeof conn->where, "%s", r->where);
 }
@@ -168,11 +172,13 @@ static void place(pg_pool *self, pg_conn *conn, pg_request *r) {
   }
   if (r->kind == PG_REQUEST_ACQUIRE) {
     hold(conn, r);
+    pg_pool_watch_leaks(self);
     r->conn = conn;
     conn->held_by = &r->conn;
     pg_request_finish(r, PG_OUTCOME_OK, NULL);
     return;
   }
+  conn->pinging = false;
   if (conn->sent.count > 0) self->stats.pipelined++;
   pg_conn_send(conn, r);
 }
@@ -218,6 +224,7 @@ void pg_pool_pump(pg_pool *self) {
       self->conns[i]->reserved = false;
     self->reserved = 0;
   }
+  if (self->count < self->options.min_connections) pg_pool_grow(self);
   self->pumping = false;
   pg_pool_watch_waiting(self);
   pg_pool_release(self);

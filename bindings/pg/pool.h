@@ -22,7 +22,7 @@
 typedef struct pg_pool_options {
   size_t max_connections, min_connections, max_waiting;
   size_t statement_cache; /* prepared statements a connection keeps; 0: none */
-  double max_lifetime, idle_timeout, connection_timeout; /* seconds */
+  double max_lifetime, idle_timeout, connection_timeout, ping_after; /* seconds */
   bool read_only;
 } pg_pool_options;
 
@@ -46,6 +46,17 @@ void pg_pool_release(pg_pool *self);
 typedef void pg_observe_fn(void *data, const pg_request *request, double seconds);
 void pg_pool_observe(pg_pool *self, pg_observe_fn *observe, void *data);
 bool pg_pool_is_observed(const pg_pool *self);
+
+/* Has `leaked` called once for each connection that is held for longer than `after` seconds; NULL
+ * ends that. */
+typedef void pg_leak_fn(void *data, const char *where, double seconds);
+void pg_pool_report_leaks(pg_pool *self, double after, pg_leak_fn *leaked, void *data);
+
+/* Connections above the new maximum close as they become idle. False on a lack of memory. */
+bool pg_pool_resize(pg_pool *self, size_t max_connections);
+
+/* As many wait as may; who comes now is to be turned away. */
+bool pg_pool_is_full(const pg_pool *self);
 
 /* The statement of a text, with a reference for the caller; NULL on a lack of memory. */
 pg_statement *pg_pool_intern(pg_pool *self, const char *text, size_t length);

@@ -121,7 +121,8 @@ static void recycle(pg_pool *self, pg_conn *conn) {
 /* A quiet connection that nobody holds: keep it, or let it go. */
 static void settle(pg_pool *self, pg_conn *conn) {
   uint64_t now = uv_now(&self->loop->uv);
-  if (self->closed || conn->evict || now >= conn->expires_ms || !pg_conn_settled(conn)) {
+  bool spare = self->count > self->options.max_connections; /* it became smaller */
+  if (self->closed || conn->evict || spare || now >= conn->expires_ms || !pg_conn_settled(conn)) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
     return;
   }
@@ -129,7 +130,8 @@ static void settle(pg_pool *self, pg_conn *conn) {
     recycle(self, conn);
     return;
   }
-  conn->idle_ms = now;
+  if (!conn->pinging) conn->idle_ms = now;
+  conn->pinging = false;
   pg_pool_watch_idle(self);
 }
 
@@ -167,7 +169,8 @@ static const pg_conn_events EVENTS = {
     .ready = on_conn_ready, .advanced = on_conn_advanced, .closed = on_conn_closed};
 
 void pg_pool_grow(pg_pool *self) {
-  while (self->connecting < self->waiting.count && pg_pool_can_grow(self)) {
+  while ((self->connecting < self->waiting.count || self->count < self->options.min_connections) &&
+         pg_pool_can_grow(self)) {
     pg_conn *conn = pg_conn_open(self->loop, self->config, &EVENTS, self,
                                  self->options.connection_timeout, self->options.statement_cache);
     if (conn == NULL) return;
@@ -246,28 +249,6 @@ void pg_pool_watch_waiting(pg_pool *self) {
   self->expiry = loop_timer_start(self->loop, seconds, on_expiry, self);
 }
 
-static void on_upkeep(void *data) {
-  pg_pool *self = data;
-  self->upkeep = NULL;
-  uint64_t now = uv_now(&self->loop->uv), idle = (uint64_t)(self->options.idle_timeout * 1000);
-  for (size_t i = self->count; i-- > 0;) {
-    pg_conn *c = self->conns[i];
-    if (!pg_conn_available(c) || !pg_conn_quiet(c)) continue;
-    bool rested =
-        idle > 0 && c->idle_ms + idle <= now && self->count > self->options.min_connections;
-    if (rested || now >= c->expires_ms) pg_conn_close(c, PG_OUTCOME_CLOSED, "it was idle");
-  }
-  if (self->count > 0) pg_pool_watch_idle(self);
-}
-
-void pg_pool_watch_idle(pg_pool *self) {
-  if (self->upkeep != NULL || self->closed) return;
-  double every = self->options.idle_timeout > 0 ? self->options.idle_timeout / 2 : 30;
-  if (every > 30) every = 30;
-  if (every < 0.1) every = 0.1;
-  self->upkeep = loop_timer_start(self->loop, every, on_upkeep, self);
-}
-
 void pg_pool_close(pg_pool *self, bool now) {
   self->refs++;
   self->closed = true;
@@ -276,7 +257,8 @@ void pg_pool_close(pg_pool *self, bool now) {
   pg_pool_watch_waiting(self);
   loop_timer_stop(self->loop, self->retry);
   loop_timer_stop(self->loop, self->upkeep);
-  self->retry = self->upkeep = NULL;
+  loop_timer_stop(self->loop, self->leak_timer);
+  self->retry = self->upkeep = self->leak_timer = NULL;
   for (size_t i = self->count; i-- > 0;) {
     if (i >= self->count) continue;
     pg_conn *c = self->conns[i];

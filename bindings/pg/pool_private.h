@@ -20,7 +20,7 @@ struct pg_pool {
   unsigned refs;
   bool closed, connected_once, pumping;
   pg_conn **conns;
-  size_t count, connecting, reserved;
+  size_t room, count, connecting, reserved;
   struct pg_listener *listener; /* NULL until something listens */
   pg_conn *control;             /* carries cancels; NULL until one is needed */
   uint64_t last_serial;
@@ -29,6 +29,10 @@ struct pg_pool {
   pg_statements *statements;
   pg_request *spare; /* requests to use again */
   size_t spares;
+  pg_leak_fn *leaked;
+  void *leak_data;
+  double leak_after;
+  loop_timer *leak_timer;
   loop_timer *expiry, *retry, *upkeep;
   loop_deferred pump;
   unsigned failures;      /* connects failed in a row */
@@ -51,6 +55,9 @@ void pg_pool_pump(pg_pool *self);
 
 /* Opens one more connection where that is allowed now. */
 void pg_pool_grow(pg_pool *self);
+
+/* A connection was taken: look whether it comes back. */
+void pg_pool_watch_leaks(pg_pool *self);
 
 /* Keeps what a failed connection said, as `error` and `code`. */
 void pg_pool_note_failure(pg_pool *self, const char *text);
