@@ -4,7 +4,7 @@
  *   local event, text, cursor = editor:read("> ")  -- "line" | "complete" | "interrupt" | "end"
  *
  * Ctrl-C at the prompt ends a read with "interrupt". While a line runs, `editor:run(Task)` has made
- * its task the one that Ctrl-C interrupts. */
+ * its task the one that Ctrl-C interrupts; a second Ctrl-C ends `editor:attend()`. */
 #include "lua_host.h"
 
 #include <string.h>
@@ -19,7 +19,10 @@
 typedef struct lua_editor {
   editor *line;
   task_ticket ticket;
-  const char *event; /* what a read ended with */
+  const char *event;      /* what a read ended with */
+  int interrupts;         /* since run() */
+  bool attending;         /* a task waits in attend() */
+  task_ticket attendance; /* its ticket */
 } lua_editor;
 
 static lua_editor *check(lua_State *L) {
@@ -39,10 +42,12 @@ static void happened(void *data, editor_event event) {
   wake(data, names[event]);
 }
 
-/* Ctrl-C with no line running. */
-static void interrupted(void *data) {
+/* Ctrl-C; `taken`: the running line's task has got it. */
+static void interrupted(void *data, bool taken) {
   lua_editor *self = data;
-  if (self->line == NULL || !editor_reading(self->line)) return;
+  self->interrupts++;
+  if (self->attending && self->interrupts > 1) task_wake(self->attendance);
+  if (taken || self->line == NULL || !editor_reading(self->line)) return;
   editor_stop(self->line);
   wake(self, "interrupt");
 }
@@ -97,12 +102,33 @@ static int lua_editor_read(lua_State *L) {
   return task_wait(L, self->ticket, read_abandon, self, 0, read_done);
 }
 
-/* run(Task): Ctrl-C interrupts this one from now on, until it has ended */
+/* run(Task): Ctrl-C interrupts this one from now on, until it has ended; run(): none */
 static int lua_editor_run(lua_State *L) {
-  check(L);
-  luaL_checktype(L, 2, LUA_TUSERDATA);
-  task_host_foreground(L, 2);
+  lua_editor *self = check(L);
+  if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TUSERDATA);
+  self->interrupts = 0;
+  task_host_foreground(L, lua_isnoneornil(L, 2) ? 0 : 2);
   return 0;
+}
+
+static void attend_abandon(void *data) {
+  lua_editor *self = data;
+  self->attending = false;
+}
+
+static int attend_done(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
+  lua_editor *self = luaL_checkudata(L, 1, METATABLE);
+  self->attending = false;
+  return 0;
+}
+
+/* attend(): waits for the second Ctrl-C since run() */
+static int lua_editor_attend(lua_State *L) {
+  lua_editor *self = check(L);
+  self->attendance = task_wait_begin(L, "editor:attend");
+  self->attending = true;
+  return task_wait(L, self->attendance, attend_abandon, self, 0, attend_done);
 }
 
 static int lua_editor_insert(lua_State *L) {
@@ -138,11 +164,17 @@ static int lua_editor_save(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg METHODS[] = {{"read", lua_editor_read},     {"run", lua_editor_run},
-                                   {"insert", lua_editor_insert}, {"above", lua_editor_above},
-                                   {"resize", lua_editor_resize}, {"remember", lua_editor_remember},
-                                   {"load", lua_editor_load},     {"save", lua_editor_save},
-                                   {"close", editor_gc},          {NULL, NULL}};
+static const luaL_Reg METHODS[] = {{"read", lua_editor_read},
+                                   {"run", lua_editor_run},
+                                   {"attend", lua_editor_attend},
+                                   {"insert", lua_editor_insert},
+                                   {"above", lua_editor_above},
+                                   {"resize", lua_editor_resize},
+                                   {"remember", lua_editor_remember},
+                                   {"load", lua_editor_load},
+                                   {"save", lua_editor_save},
+                                   {"close", editor_gc},
+                                   {NULL, NULL}};
 
 int lua_open_editor(lua_State *L) {
   luaL_newmetatable(L, METATABLE);

@@ -213,7 +213,8 @@ static void signal_arrived(void *data, int number) {
   if (host_signal_handled(self->L, number)) return;
   if (number != SIGINT && number != SIGTERM) return;
   if (number == SIGINT && self->interrupted != NULL) {
-    if (!task_host_interrupt(self->scheduler)) self->interrupted(self->interrupted_data);
+    bool taken = task_host_interrupt(self->scheduler);
+    self->interrupted(self->interrupted_data, taken);
     return;
   }
   self->signalled = number;

@@ -3,6 +3,7 @@
 #ifndef NEBULA_HOST_RUNTIME_H
 #define NEBULA_HOST_RUNTIME_H
 
+#include <stdbool.h>
 #include <lua.h>
 
 typedef struct runtime runtime;
@@ -17,9 +18,9 @@ int runtime_run(runtime *self);
 /* Closes the state, then the loop. */
 void runtime_free(runtime *self);
 
-/* From now on the program is interactive: Ctrl-C interrupts the foreground task, however often;
- * where there is none, `interrupted` is called from the loop. NULL: as before. */
-typedef void runtime_interrupt_fn(void *data);
+/* From now on the program is interactive: Ctrl-C interrupts the foreground task, however often.
+ * `interrupted` is told of each from the loop; `taken`: there was such a task. NULL: as before. */
+typedef void runtime_interrupt_fn(void *data, bool taken);
 void runtime_on_interrupt(runtime *self, runtime_interrupt_fn *interrupted, void *data);
 
 /* The runtime of this state. */

@@ -162,6 +162,21 @@ function Session:show(values)
   if file then file:flush() end
 end
 
+-- Waits for the line's end: true, or false and its error. A second Ctrl-C leaves it to end by itself.
+local function wait_for(editor, line)
+  editor:run(line)
+  local ended = nebula.task.channel(2)
+  local attendant = nebula.task.spawn(function()
+    editor:attend()
+    ended:send { false, "left behind: it still cleans up (.tasks shows it)" }
+  end)
+  nebula.task.spawn(function() ended:send(table.pack(pcall(line.join, line))) end)
+  local outcome = ended:receive()
+  attendant:cancel()
+  editor:run()
+  return outcome[1], outcome[2]
+end
+
 local function run(editor, session, chunk)
   local started = nebula.time.monotonic()
   local line = nebula.task.spawn(function()
@@ -171,8 +186,7 @@ local function run(editor, session, chunk)
       session:show(values)
     end
   end)
-  editor:run(line)
-  local ok, err = pcall(line.join, line)
+  local ok, err = wait_for(editor, line)
   if not ok then
     _G._error = err
     show_error(err)

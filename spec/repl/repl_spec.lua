@@ -45,6 +45,19 @@ describe("the prompt", function()
     prompt:line("1 + 1", "2")
   end)
 
+  it("returns at a second Ctrl-C from a line that takes long to clean up", function()
+    local prompt <close> = open()
+    prompt:type("local _ <close> = setmetatable({}, { __close = function() print 'clean' task.sleep(1000) end }) "
+      .. "print 'begun' task.sleep(1000)\r")
+    prompt:expect "begun\r\n"
+    prompt:type "\3"
+    prompt:expect "clean\r\n"
+    prompt:type "\3"
+    prompt:expect "left behind"
+    prompt:expect "nebula> "
+    prompt:line("1 + 1", "2")
+  end)
+
   it("drops a half-typed line on Ctrl-C, leaves on Ctrl-D", function()
     local prompt <close> = open()
     prompt:type "half typed"
