@@ -3,7 +3,8 @@
 local STATUS_FAILED, STATUS_USAGE, STATUS_INTERRUPTED = 1, 2, 130
 
 -- Kinds whose message says it all: where in the Lua code it was noticed helps nobody.
-local PLAIN = { config = true, cancelled = true, pool = true, policy = true, not_found = true }
+local PLAIN = { config = true, cancelled = true, pool = true, policy = true, not_found = true,
+  migration = true }
 
 -- The traceback without the frames of the host that called the script.
 local function own_frames(traceback)

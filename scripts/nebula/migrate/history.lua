@@ -162,7 +162,7 @@ function history.refuse(problems)
   if #problems == 0 then return end
   local lines = {}
   for i, problem in ipairs(problems) do lines[i] = problem.message end
-  error(nebula.error { kind = "migration", message = table.concat(lines, "\n"), detail = problems }, 0)
+  error(nebula.error { kind = "migration", message = table.concat(lines, "\n") }, 0)
 end
 
 return history

@@ -160,8 +160,9 @@ local function apply_alone(work, migration, index, interrupted, started)
     local _, err = nebula.try(run_step, work, connection, migration, index, "up")
     if concurrent then set_lock_timeout(connection, work.lock_timeout) end
     if err then
-      prepare_index(work, migration, index, false)
-      history.mark(connection, migration, 0)
+      -- where the connection is lost, the next run does this
+      nebula.try(prepare_index, work, migration, index, false)
+      nebula.try(history.mark, connection, migration, 0)
       error(err, 0)
     end
   end
@@ -219,8 +220,17 @@ local function undo_steps(work, migration, row)
   end
 end
 
+-- All in one transaction. What the first steps have locked stays locked while the later ones wait: so
+-- they share one lock_timeout, of which a tenth is left to each that begins late.
 local function all_steps(work, tx, migration, direction)
-  for i = 1, #migration[direction] do run_step(work, tx, migration, i, direction, true) end
+  local started = nebula.time.monotonic()
+  for i = 1, #migration[direction] do
+    if i > 1 and work.lock_timeout > 0 then
+      local left = work.lock_timeout - (nebula.time.monotonic() - started)
+      tx:exec(("SET LOCAL lock_timeout = %d"):format(math.ceil(math.max(left, work.lock_timeout / 10) * 1000)))
+    end
+    run_step(work, tx, migration, i, direction, true)
+  end
 end
 
 --- Prepares the connection that works.
