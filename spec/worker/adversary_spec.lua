@@ -171,7 +171,7 @@ describe("a worker among hostile handlers", function()
     nebula.task.deadline(LONG, function()
       repeat work(function() nebula.task.sleep(0.01) end) until count "status = 'completed'" == 3
     end)
-    local rows = storage.db:query "SELECT id, retry_count AS tries FROM workflow_jobs WHERE status = 'completed' ORDER BY id"
+    local rows = storage.db:query "SELECT id, retry_count AS tries FROM workflow_jobs ORDER BY id"
     assert.same({ { id = ids[1], tries = 0 }, { id = ids[2], tries = 1 }, { id = ids[3], tries = 0 } },
       { rows[1], rows[2], rows[3] })
   end)
