@@ -173,6 +173,11 @@ function queries:batch(list, options) end
 ---@return T ...
 function queries:transaction(fn, options) end
 
+---Connections for everybody. What a statement changes in its session (SET, set_config, an advisory
+---lock, a temporary table) is undone before the connection is given to another caller: :acquire one
+---to keep such a state. A function of your own that changes the session behind a SELECT is not seen.
+---A SELECT whose connection is lost counts as not done: write with INSERT, UPDATE, DELETE or in a
+---:transaction where a lost answer has to be told apart (`unknown_outcome`).
 ---@class nebula.pg.Pool: nebula.pg.queries
 local pool = {}
 
