@@ -176,6 +176,14 @@ CREATE INDEX idx_jobs_queue ON workflow_jobs(status, priority DESC, scheduled_at
     assert.equal("add_job_queue", applied[1].name)
   end)
 
+  it("goes on from a database that refinery had not finished", function()
+    db:exec "DROP TABLE workflow_jobs, engine_settings; DELETE FROM refinery_schema_history WHERE version >= 3"
+    assert.equal(5, #take())
+    local applied = migrate.up(db, { path = path, log = quiet })
+    assert.equal("nebula add_job_queue", applied[1].series .. " " .. applied[1].name)
+    assert.equal("project of_the_engine", applied[#applied].series .. " " .. applied[#applied].name)
+  end)
+
   it("has nothing to adopt in an empty database", function()
     db:exec "DROP TABLE refinery_schema_history, workflow_jobs, executions, workflows"
     local _, err = nebula.try(take)

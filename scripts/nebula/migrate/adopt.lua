@@ -100,6 +100,30 @@ local function compare_tables(connection, entries)
   return taken, lines
 end
 
+-- The project's files that refinery has not applied yet and that make what ours of the same version and
+-- name makes: ours goes first, theirs would find the table there.
+local function doubles(connection, entries)
+  local ours, theirs, merged = {}, {}, {}
+  for _, entry in ipairs(entries) do
+    local migration = entry.migration
+    local mine = ours[migration.version]
+    if migration.series == "nebula" and TABLES[migration.version] then
+      ours[migration.version], merged[migration.version] = migration, migration
+    elseif mine and not entry.row and migration.kind == "sql" and migration.name == mine.name then
+      theirs[#theirs + 1], merged[migration.version] = migration, migration
+    end
+  end
+  if #theirs == 0 or #ours < #TABLES then return {} end
+  local found = {}
+  local wanted = schema.wanted(connection, ours, TABLES)
+  local made = nebula.try(schema.wanted, connection, merged, TABLES) -- theirs may need what is not there yet
+  for _, migration in ipairs(theirs) do
+    local name = TABLES[migration.version]
+    if made and made[name] and #schema.compare(name, wanted[name], made[name]) == 0 then found[migration] = true end
+  end
+  return found
+end
+
 --- Says why a database must be adopted before anything is run on it; nil where it need not be.
 ---@param db nebula.pg.queries
 ---@param entries nebula.MigrationEntry[]
@@ -141,14 +165,23 @@ function adopt.run(connection, entries, dry_run)
   if not rows and #taken == 0 then
     fail "nothing to adopt: there is neither refinery_schema_history nor a table of V1 to V3 without a history"
   end
-  local at, by_version = {}, {}
+  local at, by_version, double = {}, {}, {}
   for _, row in ipairs(rows or {}) do by_version[row.version] = row end
+  if rows then
+    local pending = {}
+    for _, entry in ipairs(entries) do
+      if entry.migration.series == "nebula" or not by_version[entry.migration.version] then
+        pending[#pending + 1] = entry
+      end
+    end
+    double = doubles(connection, pending)
+  end
   for _, entry in ipairs(entries) do
     local migration = entry.migration
     local row = migration.series == "project" and by_version[migration.version]
-    if row and not entry.row then
+    if (row or double[migration]) and not entry.row then
       taken[#taken + 1] = migration
-      at[migration] = row.applied_on
+      at[migration] = row and row.applied_on
     end
   end
   if dry_run then return taken end
