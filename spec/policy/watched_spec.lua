@@ -85,6 +85,10 @@ describe("a policy's file that is edited", function()
     write("mine", version(0))
     local worker <close> = working "off"
     local db = worker.storage.db
+    worker.storage:push_job { payload = { handler = "fail" } }
+    child.await("the start, which refuses half a file", LONG, function()
+      return db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'dead'" == 1
+    end, worker.process)
     for n = 1, EDITS do
       if n % 5 == 0 then rewrite(version(n):sub(1, n % 80)) end -- an editor that writes in pieces
       rewrite(version(n))
@@ -93,7 +97,7 @@ describe("a policy's file that is edited", function()
       worker.storage:push_jobs(list)
     end
     child.await("every job", LONG, function()
-      return db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'dead'" == EDITS * 4
+      return db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'dead'" == EDITS * 4 + 1
     end, worker.process)
     local seen = db:one [[
       SELECT count(*) FILTER (WHERE error !~ '^(\d{6}):\1$') AS mixed,
