@@ -170,10 +170,10 @@ local function read_load(path)
   local nebula = require "nebula"
   local chunk, message = load(nebula.fs.read(path), "@" .. path, "t", { math = math, ipairs = ipairs })
   if not chunk then usage("%s", message) end
-  local list, err = nebula.try(chunk)
+  local jobs, err = nebula.try(chunk)
   if err then usage("%s: %s", path, err.message or tostring(err)) end
-  if type(list) ~= "table" then usage("%s returns a list such as { { jobs = 100, every = 1, takes = 2 } }", path) end
-  return list
+  if type(jobs) ~= "table" then usage("%s returns a list such as { { jobs = 100, every = 1, takes = 2 } }", path) end
+  return jobs
 end
 
 local function round(value) return ("%.3g"):format(value) end

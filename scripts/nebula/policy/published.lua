@@ -13,7 +13,7 @@ local trial = require "nebula.policy.check"
 local published = {}
 
 --- Seconds between two looks.
-published.LOOK_SECONDS = 0.5
+published.LOOK_SECONDS = 0.4
 
 local OLDER_TRIED = 5 -- versions that a process which has none yet goes back through
 local NO_TABLE = "42P01"
