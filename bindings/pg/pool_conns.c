@@ -10,6 +10,11 @@
 #define RECYCLE                                                                                    \
   "ROLLBACK; RESET ALL; UNLISTEN *; CLOSE ALL; SELECT pg_advisory_unlock_all(); DISCARD TEMP"
 
+/* What config.c gives in the startup packet, where a pooler in between does not take it. */
+#define PIN                                                                                        \
+  "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; "             \
+  "SET bytea_output = 'hex'; SET extra_float_digits = 1"
+
 static void on_retry(void *data) {
   pg_pool *self = data;
   self->retry = NULL;
@@ -81,31 +86,13 @@ static void connect_failed(pg_pool *self, const pg_conn *conn) {
     pg_pool_fail_waiting(self, PG_OUTCOME_CONNECT, self->error);
 }
 
-static void on_conn_ready(pg_conn *conn) {
-  pg_pool *self = conn->pool;
-  self->connecting--;
-  self->failures = 0;
-  self->connected_once = true;
-  self->stats.opened++;
-  conn->idle_ms = uv_now(&self->loop->uv);
-  double life = self->options.max_lifetime * (0.9 + (double)(uv_hrtime() % 1000) / 5000);
-  conn->expires_ms = life > 0 ? conn->idle_ms + (uint64_t)(life * 1000) : UINT64_MAX;
-  if (self->closed)
-    pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
-  else
-    pg_pool_pump(self);
-}
-
 static void on_recycled(pg_request *request) {
   pg_conn *conn = pg_pool_find(request->pool, request->tag[0]);
   if (conn != NULL && request->outcome != PG_OUTCOME_OK) conn->evict = true;
 }
 
-/* Ends what may be open in the session, and undoes what it has changed, before it is given out
- * again. A session that refuses is closed. */
-static void recycle(pg_pool *self, pg_conn *conn) {
-  pg_request *r = conn->dirty ? pg_pool_internal_request(self, PG_REQUEST_SCRIPT, RECYCLE)
-                              : pg_pool_internal_request(self, PG_REQUEST_EXECUTE, "ROLLBACK");
+/* The pool's own request; nobody gets the connection before it has ended. Takes it over. */
+static void run_own(pg_conn *conn, pg_request *r) {
   if (r == NULL) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "out of memory");
     return;
@@ -116,6 +103,38 @@ static void recycle(pg_pool *self, pg_conn *conn) {
   r->tag[0] = conn->serial;
   pg_conn_send(conn, r);
   pg_request_release(r);
+}
+
+/* Ends what may be open in the session, and undoes what it has changed, before it is given out
+ * again. A session that refuses is closed. */
+static void recycle(pg_pool *self, pg_conn *conn) {
+  bool pinned = self->options.statement_cache > 0;
+  const char *sql = pinned ? RECYCLE : RECYCLE "; " PIN;
+  pg_request *r = conn->dirty ? pg_pool_internal_request(self, PG_REQUEST_SCRIPT, sql)
+                              : pg_pool_internal_request(self, PG_REQUEST_EXECUTE, "ROLLBACK");
+  run_own(conn, r);
+}
+
+/* A connection of a pool without a statement cache gets its settings before anything else. */
+static void pin(pg_pool *self, pg_conn *conn) {
+  run_own(conn, pg_pool_internal_request(self, PG_REQUEST_SCRIPT, PIN));
+}
+
+static void on_conn_ready(pg_conn *conn) {
+  pg_pool *self = conn->pool;
+  self->connecting--;
+  self->failures = 0;
+  self->connected_once = true;
+  self->stats.opened++;
+  conn->idle_ms = uv_now(&self->loop->uv);
+  double life = self->options.max_lifetime * (0.9 + (double)(uv_hrtime() % 1000) / 5000);
+  conn->expires_ms = life > 0 ? conn->idle_ms + (uint64_t)(life * 1000) : UINT64_MAX;
+  if (self->closed) {
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
+    return;
+  }
+  if (self->options.statement_cache == 0) pin(self, conn);
+  pg_pool_pump(self);
 }
 
 /* A quiet connection that nobody holds: keep it, or let it go. */

@@ -7,16 +7,10 @@
 #define PING_SECONDS 5.0
 #define EVERY_MOST 30.0
 
-static pg_conn *find(const pg_pool *self, uint64_t serial) {
-  for (size_t i = 0; i < self->count; i++)
-    if (self->conns[i]->serial == serial) return self->conns[i];
-  return NULL;
-}
-
 /* ---- idle connections ---- */
 
 static void on_pinged(pg_request *r) {
-  pg_conn *conn = r->outcome == PG_OUTCOME_TIMEOUT ? find(r->pool, r->tag[0]) : NULL;
+  pg_conn *conn = r->outcome == PG_OUTCOME_TIMEOUT ? pg_pool_find(r->pool, r->tag[0]) : NULL;
   if (conn != NULL) pg_conn_fail(conn, "it did not answer a ping", NULL);
 }
 
