@@ -169,10 +169,15 @@ end
 
 -- ---- running ----
 
+-- Takes the task's lock until the returned value is closed, or the connection ends.
 local function try_lock(connection, task)
-  if connection:value("SELECT pg_try_advisory_lock(hashtextextended('nebula task ' || $1, 0))",
-    task.name) then return end
-  raise("conflict", "task %s is running already; one runs at a time", task.name)
+  if not connection:value("SELECT pg_try_advisory_lock(hashtextextended('nebula task ' || $1, 0))", task.name) then
+    raise("conflict", "task %s is running already; one runs at a time", task.name)
+  end
+  return setmetatable({}, { __close = function()
+    nebula.try(connection.value, connection, "SELECT pg_advisory_unlock(hashtextextended('nebula task ' || $1, 0))",
+      task.name)
+  end })
 end
 
 --- What the task would do, by its `preview`, in a read-only transaction. nil where it has none.
@@ -197,7 +202,7 @@ function tasks.run(storage, task, given, settings)
   if type(task) == "string" then task = tasks.load(task) end
   local opts = options.coerce(task.options, given, task.name)
   local connection <close> = storage.db:acquire()
-  try_lock(connection, task)
+  local _ <close> = try_lock(connection, task)
   local ctx, finish = context(storage, task, storage.db, not (settings and settings.progress))
   local _ <close> = setmetatable({}, { __close = finish })
   return task.run(ctx, opts)

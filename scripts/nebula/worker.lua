@@ -216,6 +216,7 @@ function Worker:run()
   local keeper <close> = Keeper.new(self)
   self.flight, self.keeper = flight, keeper
   flight:recover(self)
+  keeper:sweep() -- also a worker that soon ends has looked once
 
   local _ <close> = setmetatable({}, { __close = self.storage:on_push(function() self.pushed:notify() end) })
   local background = {}

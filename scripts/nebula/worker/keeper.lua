@@ -204,18 +204,23 @@ function Keeper:rescue_dead(ids, dead)
   return total
 end
 
---- Body of a task: looks for leases that have ended, now and then.
-function Keeper:rescues()
+--- Gives the jobs whose leases have ended back to the queue, or ends them, as the policy says.
+function Keeper:sweep()
   local worker = self.worker
+  local count, err = try(rescue_all, worker, EXPIRED_LEASES, "its worker vanished: the lease ran out", false)
+  if err then
+    worker.log.warn("looking for vanished workers failed", { error = err.message })
+  elseif count > 0 then
+    worker.log.warn("jobs of vanished workers were rescued", { jobs = count })
+    worker.pushed:notify()
+  end
+end
+
+--- Body of a task: sweeps now and then.
+function Keeper:rescues()
   while true do
-    local count, err = try(rescue_all, worker, EXPIRED_LEASES, "its worker vanished: the lease ran out", false)
-    if err then
-      worker.log.warn("looking for vanished workers failed", { error = err.message })
-    elseif count > 0 then
-      worker.log.warn("jobs of vanished workers were rescued", { jobs = count })
-      worker.pushed:notify()
-    end
     nebula.task.sleep(SWEEP_SECONDS * (0.75 + math.random() / 2))
+    self:sweep()
   end
 end
 
