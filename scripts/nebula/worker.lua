@@ -166,7 +166,10 @@ end
 --- The queue is empty and nothing runs: is that the end?
 ---@return boolean
 function Worker:ended()
-  if not self.finished or self.running > 0 or next(self.leased) or self:has_batch() then return false end
+  if not self.finished or self.running > 0 or next(self.leased) then return false end
+  for _, session in ipairs(self.sessions) do -- one at work may give jobs back that the others did not see
+    if session.begun and not session.resting then return false end
+  end
   if not self.finished() then return false end
   self.stopping = true
   self:wake()

@@ -313,6 +313,7 @@ end
 local function idle(self)
   local worker = self.worker
   worker.flight:write(self.index, {})
+  self.resting = true
   if worker:ended() then return end
   if self.index > 1 then
     worker.more:wait(worker.settings.poll)
@@ -321,6 +322,7 @@ local function idle(self)
   else
     self.idle_wait = math.min(self.idle_wait * 2, worker.settings.poll)
   end
+  self.resting = false
 end
 
 -- Jobs that ran when their process died: one at a time, under a lease, with nothing else at risk.
@@ -365,7 +367,7 @@ local function serve(self)
   self.conn = conn
   for _, sql in ipairs(PLANNER) do conn:exec(sql) end
   conn:exec(("SET idle_in_transaction_session_timeout = %d"):format(math.floor(worker.settings.lease * 1000)))
-  self.connected = true
+  self.connected, self.begun = true, true
   while true do
     if not self.batch then look_for_suspects(self) end
     local n = self:wanted()
@@ -389,7 +391,7 @@ end
 function Session:run()
   local wait = RETRY_SECONDS
   while true do
-    self.connected = false
+    self.connected, self.resting = false, false
     local _, err = try(serve, self)
     if self.batch then
       lose(self, self.batch)
