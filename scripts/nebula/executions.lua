@@ -138,18 +138,7 @@ end
 ---@param given? {status?: string|string[], workflow_id?: string, id?: string|string[], limit?: integer, after?: any}
 ---@return nebula.Execution[]
 function executions.list_executions(self, given)
-  local what = "list_executions"
-  given = filter.check(what, given, FILTERS)
-  local args = { n = 0 }
-  local conditions = filter.conditions(what, given, FILTERS, args)
-  if given.after then
-    args.n = args.n + 1
-    args[args.n] = check.id(what .. ": after", given.after)
-    conditions[#conditions + 1] = ("id < $%d"):format(args.n)
-  end
-  local sql = ("SELECT * FROM executions %s ORDER BY id DESC LIMIT %d"):format(filter.where(conditions),
-    filter.limit(what, given))
-  return self.db:query(sql, table.unpack(args, 1, args.n))
+  return filter.page(self.db, "list_executions", "executions", given, FILTERS)
 end
 
 --- Every change of status so far, the oldest first.

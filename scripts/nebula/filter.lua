@@ -83,4 +83,26 @@ function filter.check(what, given, declared, more)
   return check.fields(what, given or {}, known)
 end
 
+--- A page of a table with a UUID key, the newest ids first; `after` is the last row of the page before,
+--- or its id.
+---@param db nebula.pg.queries
+---@param what string the operation, for messages
+---@param from string the table's name
+---@param given table?
+---@param declared table<string, nebula.Filter>
+---@return table[]
+function filter.page(db, what, from, given, declared)
+  given = filter.check(what, given, declared)
+  local args = { n = 0 }
+  local conditions = filter.conditions(what, given, declared, args)
+  if given.after then
+    args.n = args.n + 1
+    args[args.n] = check.id(what .. ": after", given.after)
+    conditions[#conditions + 1] = ("id < $%d"):format(args.n)
+  end
+  local sql = ("SELECT * FROM %s %s ORDER BY id DESC LIMIT %d"):format(from, filter.where(conditions),
+    filter.limit(what, given))
+  return db:query(sql, table.unpack(args, 1, args.n))
+end
+
 return filter

@@ -33,18 +33,7 @@ end
 ---  limit, after
 ---@return table[]
 function manage.list_jobs(self, given)
-  local what = "list_jobs"
-  given = filter.check(what, given, FILTERS)
-  local args = { n = 0 }
-  local conditions = filter.conditions(what, given, FILTERS, args)
-  if given.after then
-    args.n = args.n + 1
-    args[args.n] = check.id(what .. ": after", given.after)
-    conditions[#conditions + 1] = ("id < $%d"):format(args.n)
-  end
-  local sql = ("SELECT * FROM workflow_jobs %s ORDER BY id DESC LIMIT %d"):format(filter.where(conditions),
-    filter.limit(what, given))
-  return self.db:query(sql, table.unpack(args, 1, args.n))
+  return filter.page(self.db, "list_jobs", "workflow_jobs", given, FILTERS)
 end
 
 --- Cancels a pending or running job. The holder of a running one learns it at its next heartbeat, and
