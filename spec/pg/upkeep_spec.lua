@@ -1,8 +1,8 @@
 -- What a pool does by itself: the connections it keeps, pings, turns away, warns of; its size.
-local child = require "spec.support.child"
 local host = require "spec.support.nebula"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
+local system = require "nebula.system"
 local pg, task = nebula.pg, nebula.task
 
 local function failure(fn, ...)
@@ -68,9 +68,9 @@ describe("pg pool upkeep", function()
   it("lets a connection go that does not answer a ping", function()
     local db <close> = connect { max_connections = 1, ping_after = 0.1 }
     local pid = db:value "SELECT pg_backend_pid()"
-    child.must { file = "kill", args = { "-STOP", tostring(pid) } }
+    system.kill(pid, "STOP")
     local ok = pcall(eventually, function() return db:stats().closed == 1 end)
-    child.must { file = "kill", args = { "-CONT", tostring(pid) } }
+    system.kill(pid, "CONT")
     assert.is_true(ok)
     assert.are_not.equal(pid, db:value "SELECT pg_backend_pid()")
   end)
