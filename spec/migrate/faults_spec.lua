@@ -41,7 +41,7 @@ describe("a migrator that is lost", function()
   local function failing(at, before)
     local pool, count, pids = {}, 0, {}
     local function lose()
-      for _, pid in ipairs(pids) do db:exec("SELECT pg_terminate_backend($1::int)", pid) end
+      for _, pid in ipairs(pids) do db:exec("SELECT pg_terminate_backend($1::int, 5000)", pid) end
       error(nebula.error { kind = "database", message = "lost" }, 0)
     end
     local wrap

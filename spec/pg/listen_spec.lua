@@ -125,7 +125,8 @@ describe("pool:listen", function()
     local again, got = task.channel(10), task.channel(10)
     local one <close> = db:listen("frozen", function(payload) got:send(payload) end,
       { ping = 0.05, on_reconnect = function(channel) again:send(channel) end })
-    local pid = db:value("SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN \"frozen\"' OR query = 'SELECT 1'")
+    local pid = db:value [[SELECT pid FROM pg_stat_activity
+      WHERE datname = current_database() AND query IN ('LISTEN "frozen"', 'SELECT 1')]]
     system.kill(pid, "STOP")
     local ok, list = pcall(take, again, 1)
     system.kill(pid, "CONT")
