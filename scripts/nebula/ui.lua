@@ -208,18 +208,27 @@ Bar.__index = Bar
 
 local REDRAW, PLAIN_EVERY = 0.1, 5 -- seconds
 
---- A progress bar on standard error; on no terminal a plain line every 5 seconds.
----@param opts {label?: string, total?: number, unit?: string}
+--- A progress bar on standard error; on no terminal a plain line every 5 seconds, or a line of JSON.
+---@param opts {label?: string, total?: number, unit?: string, json?: boolean}
 ---@return nebula.ui.Bar
 function ui.progress(opts)
   local now = nebula.time.monotonic()
   return setmetatable({ label = opts.label or "", total = opts.total, unit = opts.unit or "", done = 0,
-    started = now, drawn = now, terminal = ui.terminal "stderr" and os.getenv "TERM" ~= "dumb" }, Bar)
+    started = now, drawn = now, json = opts.json,
+    terminal = not opts.json and ui.terminal "stderr" and os.getenv "TERM" ~= "dumb" }, Bar)
 end
 
 local function amount(self, value)
   if self.unit == "bytes" then return ui.bytes(value) end
   return math.type(value) == "integer" and tostring(value) or ("%.0f"):format(value)
+end
+
+-- {label, done, total, unit, elapsed and eta in seconds, rate a second}
+local function json_line(self, now)
+  local elapsed = now - self.started
+  local rate = elapsed > 0 and self.done / elapsed or 0
+  return nebula.json.encode { label = self.label, done = self.done, total = self.total, unit = self.unit,
+    elapsed = elapsed, rate = rate, eta = self.total and rate > 0 and (self.total - self.done) / rate or nil }
 end
 
 function Bar:text(now)
@@ -256,7 +265,7 @@ function Bar:update(done, total)
   if self.terminal then
     io.stderr:write("\r\27[K", ui.fit(self:text(now), ui.width() - 1))
   else
-    io.stderr:write(self:text(now), "\n")
+    io.stderr:write(self.json and json_line(self, now) or self:text(now), "\n")
   end
 end
 
@@ -268,6 +277,8 @@ function Bar:finish()
   local elapsed = ui.duration(now - self.started)
   if self.terminal then
     io.stderr:write("\r\27[K", ui.fit(self:text(now) .. "  in " .. elapsed, ui.width() - 1), "\n")
+  elseif self.json then
+    io.stderr:write(json_line(self, now), "\n")
   else
     io.stderr:write(self:text(now), "  in ", elapsed, "\n")
   end

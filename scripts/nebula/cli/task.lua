@@ -52,6 +52,19 @@ local function confirm(task, preview)
   return answer ~= nil and answer:lower():find "^%s*y" ~= nil
 end
 
+-- The first Ctrl-C lets the batch under way end, the second cancels it.
+local function stop_on_signals()
+  local process, main, asked = require "nebula.process", require("nebula").task.current(), false
+  for _, signal in ipairs { "INT", "TERM" } do
+    process.on_signal(signal, function()
+      if asked then return main:cancel() end
+      asked = true
+      io.stderr:write "stopping after this batch; once more stops at once\n"
+    end)
+  end
+  return function() return asked end
+end
+
 local function run(_, words)
   if #words == 0 then return list() end
   local nebula, options, tasks = require "nebula", require "nebula.options", require "nebula.tasks"
@@ -73,14 +86,16 @@ local function run(_, words)
   for name in pairs(task.options) do given[name] = opts[name] end
   local storage <close> = require("nebula.storage").from_env()
   if opts.dry_run then
-    if not task.preview then usage("task %s cannot tell beforehand what it does (it has no preview)", task.name) end
-    return show(tasks.preview(storage, task, given), opts.json)
+    local found = tasks.preview(storage, task, given)
+    if found == nil then usage("task %s cannot tell beforehand what it does (it has no preview)", task.name) end
+    return show(found, opts.json)
   end
   if task.destructive and not opts.yes and not confirm(task, tasks.preview(storage, task, given)) then
     print "nothing was done"
     return 1
   end
-  show(tasks.run(storage, task, given, { progress = not opts.json }), opts.json)
+  show(tasks.run(storage, task, given, { progress = opts.json and "json" or true, stop_asked = stop_on_signals() }),
+    opts.json)
 end
 
 return {

@@ -11,6 +11,7 @@
 -- not forgotten.
 local nebula = require "nebula"
 local options = require "nebula.options"
+local throttle = require "nebula.throttle"
 
 local backfill = {}
 
@@ -26,8 +27,6 @@ local DECLARED = {
 }
 
 local MOST_ROWS, MOST_PASSES, COUNTED_ROWS = 100000, 5, 1000000
-local LOOK_SECONDS, LAG_SECONDS = 1, 0.5
-local VACUUM_FACTOR = 3 -- times the page's own duration
 local LOCKED_SECONDS, MOST_LOCKED = 0.2, 60
 local RETRIED = { ["55P03"] = true, ["40P01"] = true, ["40001"] = true }
 
@@ -65,20 +64,6 @@ local KEYS = [[
   HAVING bool_and(a.attnotnull)
   ORDER BY i.indisprimary DESC, i.indexrelid
 ]]
-
--- A replica that keeps up reports no lag, or a short one; one that has stopped falls behind in bytes.
-local LAG = [[
-  SELECT coalesce(nullif(application_name, ''), 'a replica') AS name,
-    extract(epoch FROM replay_lag)::float8 AS seconds,
-    pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::float8 AS bytes
-  FROM pg_stat_replication
-  WHERE state = 'streaming' AND (extract(epoch FROM replay_lag) > $1
-    OR pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) > 268435456)
-  ORDER BY bytes DESC
-  LIMIT 1
-]]
-
-local VACUUM = "SELECT EXISTS (SELECT FROM pg_stat_progress_vacuum WHERE relid = to_regclass($1))"
 
 local function fail(message, ...)
   error(nebula.error { kind = "validation", message = "migrate.backfill: " .. message:format(...) }, 0)
@@ -149,30 +134,6 @@ end
 ---@field held? boolean all of it in the caller's transaction: it neither waits nor keeps its progress
 ---@field trial? boolean one page only
 
--- Waits while replicas are behind; slower while the table is vacuumed. Both only where this user may
--- see them.
-local function throttle(db, opts, run, state, took)
-  if run.held then return end
-  if opts.pause > 0 then nebula.task.sleep(opts.pause) end
-  local now = nebula.time.monotonic()
-  if now - (state.looked or -math.huge) >= LOOK_SECONDS then
-    local told
-    while true do
-      local lag = db:one(LAG, opts.max_lag)
-      if not lag then break end
-      if not told then
-        told = true
-        run.log(("backfill of %s waits for %s, %s behind"):format(opts.table, lag.name,
-          lag.seconds and ("%.0f s"):format(lag.seconds) or ("%.0f MiB"):format(lag.bytes / (1 << 20))))
-      end
-      nebula.task.sleep(LAG_SECONDS)
-    end
-    state.vacuumed = db:value(VACUUM, opts.table)
-    state.looked = nebula.time.monotonic()
-  end
-  if state.vacuumed then nebula.task.sleep(math.min(took * VACUUM_FACTOR, 5)) end
-end
-
 -- Changes the next page and notes it. A page that meets a locked row is tried again, smaller.
 local function next_page(db, run, state, sqls, size, save)
   local locked = 0
@@ -195,7 +156,7 @@ local function advance(state, page)
   return {
     position = page.position or state.position, pass = state.pass, done = state.done + page.rows,
     changed = state.changed + page.changed, found = state.found + page.changed,
-    settles = state.settles and page.matching == 0, looked = state.looked, vacuumed = state.vacuumed,
+    settles = state.settles and page.matching == 0,
   }
 end
 
@@ -207,6 +168,8 @@ end
 -- One pass over the table; the state at its end.
 local function pass(db, opts, run, state, sqls, fingerprint, bar)
   local size = opts.batch
+  local rest = throttle.new { table = opts.table, max_lag = opts.max_lag, log = run.log,
+    label = "backfill of " .. opts.table }
   local function save(tx, page)
     local s = page and advance(state, page) or state
     tx:exec(SAVE, run.name, fingerprint, s.position and nebula.pg.array(s.position) or nil, s.pass, s.done, s.changed,
@@ -218,7 +181,10 @@ local function pass(db, opts, run, state, sqls, fingerprint, bar)
     if bar then bar:update(state.done) end
     if page.rows < used or run.trial then return state end
     size = resized(used, took, opts.target)
-    throttle(db, opts, run, state, took)
+    if not run.held then
+      if opts.pause > 0 then nebula.task.sleep(opts.pause) end
+      rest:rest(db, took)
+    end
   end
 end
 

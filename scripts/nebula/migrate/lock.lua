@@ -5,36 +5,15 @@
 -- the second on the connection that works. A migrator that was killed loses the first at once, but
 -- the server may still run its last statement: whoever holds the first ends the holder of the
 -- second, and so never works beside a leftover of its own kind.
+local advisory = require "nebula.advisory"
 local nebula = require "nebula"
 
 local lock = {}
 
 local POLL_SECONDS = 0.1
-local KEY = "hashtextextended('nebula migrate ' || current_database(), %d)"
-local MIGRATOR, WORK = KEY:format(0), KEY:format(1)
+local MIGRATOR, WORK = advisory.key("nebula migrate", 0), advisory.key("nebula migrate", 1)
 
-local SESSION = [[
-  SELECT pid, usename AS user, coalesce(nullif(application_name, ''), 'unnamed') AS application,
-    coalesce(host(client_addr), 'this machine') AS host, coalesce(xact_start, backend_start) AS since,
-    state, left(regexp_replace(query, '\s+', ' ', 'g'), 80) AS query
-  FROM pg_stat_activity
-]]
-
-local HOLDER = SESSION .. [[
-  WHERE pid IN (
-    SELECT pid
-    FROM pg_locks
-    WHERE locktype = 'advisory' AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (classid::bigint << 32 | objid::bigint) = %s
-  )
-]]
-
-local BLOCKERS = SESSION .. "WHERE pid = ANY (pg_blocking_pids($1::int)) ORDER BY xact_start"
-
-local function described(row)
-  return ("process %d (%s, %s from %s, since %s)"):format(row.pid, row.application, row.user, row.host, row.since)
-end
+local BLOCKERS = advisory.SESSION .. "WHERE pid = ANY (pg_blocking_pids($1::int)) ORDER BY xact_start"
 
 --- Who holds up the session with this pid, in words; nil where nobody does.
 ---@param connection nebula.pg.Connection another one
@@ -43,15 +22,15 @@ end
 function lock.blockers(connection, pid)
   local words = {}
   for i, row in ipairs(connection:query(BLOCKERS, pid)) do
-    words[i] = described(row) .. (row.query and row.query ~= "" and (": %s"):format(row.query) or "")
+    words[i] = advisory.described(row) .. (row.query and row.query ~= "" and (": %s"):format(row.query) or "")
   end
   return words[1] and table.concat(words, "; ") or nil
 end
 
 -- Polled, because a session that waits inside pg_advisory_lock holds a snapshot.
 local function take(connection, key, on_wait)
-  while not connection:value("SELECT pg_try_advisory_lock(" .. key .. ")") do
-    local holder = connection:one(HOLDER:format(key))
+  while not advisory.try(connection, key) do
+    local holder = advisory.holder(connection, key)
     if holder then on_wait(holder) end
     nebula.task.sleep(POLL_SECONDS)
   end
@@ -73,7 +52,7 @@ function lock.hold(db, log)
   local _, err = nebula.try(function()
     local told
     take(self.connection, MIGRATOR, function(holder)
-      if told ~= holder.pid then log("another migrator works: " .. described(holder) .. "; waiting for it") end
+      if told ~= holder.pid then log("another migrator works: " .. advisory.described(holder) .. "; waiting for it") end
       told = holder.pid
     end)
     self.work = db:acquire()
@@ -81,7 +60,8 @@ function lock.hold(db, log)
     take(self.work, WORK, function(holder)
       if ended == holder.pid then return end
       ended = holder.pid
-      log("ending what an interrupted migrator left running: " .. described(holder) .. ": " .. tostring(holder.query))
+      log(("ending what an interrupted migrator left running: %s: %s"):format(advisory.described(holder),
+        tostring(holder.query)))
       self.work:exec("SELECT pg_terminate_backend($1::int)", holder.pid)
     end)
     self.pid = self.work:value "SELECT pg_backend_pid()"
@@ -95,7 +75,7 @@ end
 
 local function give_back(connection, key)
   if not connection then return end
-  nebula.try(connection.exec, connection, "SELECT pg_advisory_unlock(" .. key .. ")")
+  advisory.unlock(connection, key)
   connection:close()
 end
 

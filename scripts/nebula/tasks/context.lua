@@ -1,0 +1,126 @@
+-- tasks/context.lua: what a running admin task is given: `ctx`.
+local nebula = require "nebula"
+local raise = require "nebula.raise"
+local throttle = require "nebula.throttle"
+
+local FIRST_BATCH, LARGEST_BATCH = 100, 100000
+local TARGET_SECONDS = 0.1
+local REST = 0.1 -- of a batch's time, left to others after it
+local MOST_LAG, MOST_ACTIVE = 5, 64 -- seconds of a replica, statements at the server
+
+---@class nebula.TaskContext
+---@field db nebula.pg.Pool in a preview: a read-only transaction
+---@field storage nebula.Storage
+---@field blobs nebula.Blobs
+---@field log nebula.log.logger
+---@field progress fun(done: number, total?: number, unit?: string)
+---@field checkpoint nebula.Checkpoint
+local Context = {}
+
+-- ---- checkpoints ----
+
+---@class nebula.Checkpoint
+local Checkpoint = {}
+Checkpoint.__index = Checkpoint
+
+--- What was saved last, or nil.
+---@return any
+function Checkpoint:load() return self.db:value("SELECT value FROM task_checkpoints WHERE task = $1", self.task) end
+
+--- Saves where the task is, in a transaction of its work where one is given. nil forgets it.
+---@param value any
+---@param tx? nebula.pg.Connection
+function Checkpoint:save(value, tx)
+  if value == nil then
+    (tx or self.db):exec("DELETE FROM task_checkpoints WHERE task = $1", self.task)
+    return
+  end
+  (tx or self.db):exec([[
+    INSERT INTO task_checkpoints (task, value)
+    VALUES ($1, $2)
+    ON CONFLICT (task)
+    DO UPDATE SET value = excluded.value, updated_at = now()
+  ]], self.task, nebula.pg.json(value))
+end
+
+-- ---- batches ----
+
+--- The place between two batches: ends the task where somebody asked for that (Ctrl-C), and waits
+--- while replicas fall behind, the server is busy, or the table named is vacuumed.
+--- Raises `cancelled`.
+---@param took? number seconds of the last batch, of which a tenth is left to others
+---@param table_name? string
+function Context:pause(took, table_name)
+  if self.stop_asked() then
+    raise("cancelled", "task %s was interrupted between two batches; run it again to go on", self.task_name)
+  end
+  took = took or TARGET_SECONDS
+  local known = self.throttles[table_name or ""]
+  if not known then
+    known = throttle.new { table = table_name, max_lag = MOST_LAG, max_active = MOST_ACTIVE,
+      log = self.log.info, label = "task " .. self.task_name }
+    self.throttles[table_name or ""] = known
+  end
+  known:rest(self.db, took)
+  nebula.task.sleep(took * REST)
+end
+
+--- Calls fn(limit) until it returns 0: how many rows it did. The limit moves so that a call takes about
+--- `target` seconds (0.1). Between two calls: progress, throttle, Ctrl-C.
+---@param fn fun(limit: integer): integer
+---@param opts? {target?: number, total?: integer, table?: string, unit?: string} table: its vacuum slows it down
+---@return integer rows
+function Context:batch_all(fn, opts)
+  opts = opts or {}
+  local target = opts.target or TARGET_SECONDS
+  local limit, total = FIRST_BATCH, 0
+  while true do
+    local started = nebula.time.monotonic()
+    local count = fn(limit)
+    if math.type(count) ~= "integer" then
+      raise("script", "ctx.batches: the function returns how many rows it did, not %s", tostring(count))
+    end
+    if count == 0 then return total end
+    local elapsed = nebula.time.monotonic() - started
+    total = total + count
+    self.progress(total, opts.total, opts.unit)
+    local factor = math.max(0.5, math.min(2, target / math.max(elapsed, 1e-4)))
+    limit = math.max(1, math.min(LARGEST_BATCH, math.floor(limit * factor)))
+    self:pause(elapsed, opts.table)
+  end
+end
+
+-- ---- making one ----
+
+local context = {}
+
+--- A task's context, and what ends its progress bar.
+---@param storage nebula.Storage
+---@param task nebula.AdminTask
+---@param db nebula.pg.Pool|nebula.pg.Transaction
+---@param settings {progress?: boolean|"json", stop_asked?: fun(): boolean}
+---@return nebula.TaskContext
+---@return fun() finish
+function context.new(storage, task, db, settings)
+  local bar
+  local self = {
+    db = db, storage = storage, task_name = task.name, log = nebula.log.with { task = task.name }, throttles = {},
+    checkpoint = setmetatable({ db = db, task = task.name }, Checkpoint),
+    stop_asked = settings.stop_asked or function() return false end,
+  }
+  function self.progress(done, total, unit)
+    if not settings.progress then return end
+    bar = bar or require("nebula.ui").progress { label = task.name, total = total, unit = unit or "rows",
+      json = settings.progress == "json" }
+    bar:update(done, total)
+  end
+  function self.batches(fn, opts) return Context.batch_all(self, fn, opts) end
+  function self.throttle(took, table_name) return Context.pause(self, took, table_name) end
+  setmetatable(self, { __index = function(_, name)
+    if name == "blobs" then return storage.blobs end
+    return Context[name]
+  end })
+  return self, function() if bar then bar:finish() end end
+end
+
+return context
