@@ -260,10 +260,11 @@ end
 
 --- The session made it a lease; or lost it, where `leased` is false.
 ---@param leased boolean
-function Run:promoted(leased)
+---@param claimed? boolean by the claim itself: the job's token is the lease's
+function Run:promoted(leased, claimed)
   self.leased, self.batch = leased, nil
   if leased then
-    self.job.token, self.job.worker = self.job.token + 1, self.worker.id
+    self.job.token, self.job.worker = self.job.token + (claimed and 0 or 1), self.worker.id
     self.worker.keeper:hold(self)
     if self.ended then self.worker.keeper:ended(self) end -- while the lease was being written
   end

@@ -5,11 +5,8 @@
 -- done after LEASE_AFTER becomes a lease, in the same statement run. So a short job costs one row
 -- version, a dead worker's short jobs are free at once, and a stopped process loses its locks by
 -- idle_in_transaction_session_timeout.
---
--- The claim's plan must not depend on statistics: a fresh backlog has none, and a sort of all of it
--- is what the planner would choose. On this connection it may not sort or build bitmaps where an
--- index gives the order.
 local nebula = require "nebula"
+local claim = require "nebula.worker.claim"
 local outcome = require "nebula.jobs.outcome"
 local Run = require "nebula.worker.runner"
 local settle = require "nebula.jobs.settle"
@@ -30,23 +27,6 @@ local RETRY_SECONDS, LONGEST_RETRY = 0.2, 5 -- of a lost connection
 local SUSPECT_SECONDS = 1 -- between two looks for suspects
 local LOST_LATE = 2 * LEASE_AFTER -- a batch lost after this computed while it should have become leases
 
-local PLANNER = {
-  "SET enable_sort = off", "SET enable_incremental_sort = off", "SET enable_bitmapscan = off",
-  "SET enable_seqscan = off", "SET enable_hashjoin = off", "SET enable_mergejoin = off", "SET jit = off",
-}
-
-local CLAIM = [[
-  SELECT ctid::text AS at, id, token, workflow_id, execution_id, priority, scheduled_at, retry_count, max_retries,
-    lane, payload
-  FROM workflow_jobs
-  WHERE status = 'pending'
-  AND scheduled_at <= now()
-  AND %s
-  ORDER BY %s
-  LIMIT $1
-  FOR UPDATE SKIP LOCKED
-]]
-
 local ANY_SUSPECT = [[
   SELECT EXISTS (SELECT FROM workflow_jobs WHERE status = 'pending' AND suspect AND scheduled_at <= now())
 ]]
@@ -61,7 +41,7 @@ local STILL_PENDING = [[
   FOR UPDATE SKIP LOCKED
 ]]
 
-local CLAIM_SUSPECT = CLAIM:format("suspect", "scheduled_at")
+local CLAIM_SUSPECT = claim.sql("scheduled_at", "suspect")
 
 ---@param worker nebula.Worker
 ---@param index integer
@@ -69,22 +49,14 @@ local CLAIM_SUSPECT = CLAIM:format("suspect", "scheduled_at")
 function Session.new(worker, index)
   return setmetatable({
     worker = worker, index = index, size = FIRST_BATCH, signal = Signal.new(), idle_wait = FIRST_WAIT,
-    suspects_at = 0, singles = 0, sql = {},
+    suspects_at = 0, singles = 0, row_locks = claim.row_locks(worker),
   }, Session)
 end
 
 -- ---- claiming ----
 
-function Session:claim_sql(order)
-  local sql = self.sql[order]
-  if not sql then
-    local where = "NOT suspect"
-    if self.worker.workflow_id then where = where .. (" AND workflow_id = '%s'"):format(self.worker.workflow_id) end
-    sql = CLAIM:format(where, order)
-    self.sql[order] = sql
-  end
-  return sql
-end
+-- How the plan's jobs are taken.
+local function strategy(self) return self.row_locks end
 
 -- How many jobs the next claim takes: what is free, and where batches are over in no time, more.
 function Session:wanted()
@@ -214,7 +186,7 @@ local function unreadable(self, plan, err)
   if plan.limit > 1 then
     self.singles = plan.limit
   else
-    local job = conn:one(self:claim_sql(plan.order):gsub("lane, payload", "lane"), 1)
+    local job = conn:one(self.row_locks:sql(plan, true), 1)
     if job and try(conn.query, conn, "SELECT payload FROM workflow_jobs WHERE ctid = $1::tid", job.at) == nil then
       local made = outcome.failed(worker.policy, job, err, worker.id)
       worker.log.warn("job cannot be read", { job = job.id, error = err.message, retry_in = made.delay })
@@ -225,7 +197,7 @@ local function unreadable(self, plan, err)
 end
 
 -- Ends the batch's transaction, and claims the next batch in the one that follows it. Returns the rows,
--- none where nothing is to be taken now, or nil: look again.
+-- none where nothing is to be taken now, or nil: look again. Then whether the rows are leases.
 local function exchange(self, n)
   local conn, batch, worker = self.conn, self.batch, self.worker
   if n > 0 then worker:look_at_policy() end
@@ -240,25 +212,22 @@ local function exchange(self, n)
       salvage(self, batch, err)
       return nil
     end
-  end
-  if plan then
-    conn:exec(batch and "COMMIT AND CHAIN" or "BEGIN")
-  elseif batch then
-    conn:exec "COMMIT"
+    conn:exec(plan and "COMMIT AND CHAIN" or "COMMIT")
   end
   self.batch = nil
   for _, run in ipairs(running or {}) do run:promoted(true) end
   if not plan then return n > 0 and {} or nil end
   self.claiming = true
-  local rows, err = try(conn.query, conn, self:claim_sql(plan.order), plan.limit)
+  local taker = strategy(self)
+  local taken, err = try(function()
+    return { taker:take(conn, batch and {} or { { "BEGIN" } }, plan) }
+  end)
   if err then
     if err.kind ~= "limit" then error(err, 0) end
     unreadable(self, plan, err)
-  elseif #rows == 0 then
-    conn:exec "COMMIT"
   end
   self.claiming = false
-  return rows
+  return taken and taken[1], taken and taken[2]
 end
 
 -- ---- the loop ----
@@ -287,20 +256,25 @@ local function adapt(self, batch, asked)
   end
 end
 
--- Leases all of the batch before anything of it runs.
-local function lease_first(self, batch)
+-- Leases all of the batch before anything of it runs, where the claim has not.
+local function lease_first(self, batch, leased)
+  if leased then
+    self.batch = nil
+    for _, run in ipairs(batch.runs) do run:promoted(true, true) end
+    return
+  end
   batch.lease_all = true
   exchange(self, 0)
 end
 
-local function run_batch(self, rows, asked)
+local function run_batch(self, rows, asked, leased)
   local worker = self.worker
   local batch = new_batch(self, rows)
   self.batch = batch
   if #rows == asked and #worker.sessions > 1 then worker.more:notify() end
   self.leases = batch.wants_lease -- then no more are taken than can run: what waits would be lost with the process
-  if batch.wants_lease or worker.slow > 0.5 then
-    lease_first(self, batch)
+  if leased or batch.wants_lease or worker.slow > 0.5 then
+    lease_first(self, batch, leased)
     worker:start_runner(batch)
     return
   end
@@ -365,7 +339,7 @@ local function serve(self)
   local worker = self.worker
   local conn <close> = worker.db:acquire()
   self.conn = conn
-  for _, sql in ipairs(PLANNER) do conn:exec(sql) end
+  for _, sql in ipairs(claim.PLANNER) do conn:exec(sql) end
   conn:exec(("SET idle_in_transaction_session_timeout = %d"):format(math.floor(worker.settings.lease * 1000)))
   self.connected, self.begun = true, true
   while true do
@@ -376,10 +350,10 @@ local function serve(self)
       if worker.stopping then return worker:wake() end
       worker.freed:wait(worker.settings.poll)
     else
-      local rows = exchange(self, n)
+      local rows, leased = exchange(self, n)
       if rows and #rows > 0 then
         self.idle_wait = FIRST_WAIT
-        run_batch(self, rows, n)
+        run_batch(self, rows, n, leased)
       elseif rows then
         idle(self)
       end

@@ -1,0 +1,92 @@
+-- worker/claim.lua: how a session takes jobs: a strategy. This one locks rows in a policy's order, the
+-- fastest there is; one that must count what runs leases at once.
+--
+-- A strategy has one method:
+--
+--   take(self, conn, first, plan) -> rows, leased
+--
+-- It sends the statements `first` (lists {sql, parameter, ...}, after which a transaction is open)
+-- and its own behind them, in as few round trips as it can, by claim.send. It returns the jobs, with
+-- the columns of claim.COLUMNS. Where it leased them (status, token, locked_by and lease_until are
+-- written), it has committed, says `leased`, and the jobs' tokens are the new ones; else they are
+-- locked by the open transaction. Where there is none to take, it has committed. It raises what the
+-- server says.
+local claim = {}
+
+claim.COLUMNS = [[ctid::text AS at, id, token, workflow_id, execution_id, priority, scheduled_at, retry_count,
+  max_retries, lane, payload]]
+
+-- The claim's plan must not depend on statistics: a fresh backlog has none, and a sort of all of it is
+-- what the planner would choose. Where an index gives the order it may not sort or build bitmaps.
+claim.PLANNER = {
+  "SET enable_sort = off", "SET enable_incremental_sort = off", "SET enable_bitmapscan = off",
+  "SET enable_seqscan = off", "SET enable_hashjoin = off", "SET enable_mergejoin = off", "SET jit = off",
+}
+
+local CLAIM = [[
+  SELECT %s
+  FROM workflow_jobs
+  WHERE status = 'pending'
+  AND scheduled_at <= now()
+  AND %s
+  ORDER BY %s
+  LIMIT $1
+  FOR UPDATE SKIP LOCKED
+]]
+
+--- Sends statements and returns what each returned.
+---@param conn nebula.pg.Connection
+---@param statements table[] lists {sql, parameter, ...}
+---@return nebula.pg.rows[]
+function claim.send(conn, statements)
+  local results = {}
+  for i, statement in ipairs(statements) do results[i] = conn:query(table.unpack(statement)) end
+  return results
+end
+
+--- The statement that locks $1 due jobs in that order.
+---@param order string
+---@param where string
+---@param columns? string
+---@return string
+function claim.sql(order, where, columns) return CLAIM:format(columns or claim.COLUMNS, where, order) end
+
+---@class nebula.RowLocks a strategy
+local RowLocks = {}
+RowLocks.__index = RowLocks
+
+---@param worker nebula.Worker
+---@return nebula.RowLocks
+function claim.row_locks(worker)
+  local where = "NOT suspect"
+  if worker.workflow_id then where = where .. (" AND workflow_id = '%s'"):format(worker.workflow_id) end
+  return setmetatable({ where = where, known = {} }, RowLocks)
+end
+
+--- The statement for a plan. Without the payload it reads also what cannot be decoded.
+---@param plan nebula.Plan
+---@param without_payload? boolean
+---@return string
+function RowLocks:sql(plan, without_payload)
+  if without_payload then return claim.sql(plan.order, self.where, claim.COLUMNS:gsub(", payload", "")) end
+  local sql = self.known[plan.order]
+  if not sql then
+    sql = claim.sql(plan.order, self.where)
+    self.known[plan.order] = sql
+  end
+  return sql
+end
+
+---@param conn nebula.pg.Connection
+---@param first table[]
+---@param plan nebula.Plan
+---@return table[] rows, boolean leased
+function RowLocks:take(conn, first, plan)
+  first[#first + 1] = { self:sql(plan), plan.limit }
+  local results = claim.send(conn, first)
+  local rows = results[#results]
+  if #rows == 0 then conn:exec "COMMIT" end
+  return rows, false
+end
+
+return claim
