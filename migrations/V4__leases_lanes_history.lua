@@ -5,9 +5,11 @@
 -- may write, and nothing of ours touches a row that it holds (its claims have no lease_until).
 --
 -- The indexes on workflow_jobs are partial, so that finishing a job writes one index entry (the
--- primary key's) and not one for each.
+-- primary key's) and not one for each. They are built beside the traffic of a database that is taken
+-- over with its rows; hence the steps, of which each is recorded.
 return {
   summary = "Leases, lanes, results, history, artifacts, published policies",
+  transaction = false,
 
   up = {
     [[
@@ -20,10 +22,11 @@ return {
         ADD COLUMN deployed BOOLEAN NOT NULL DEFAULT false;
 
       COMMENT ON COLUMN workflows.deployed IS 'the one version of this name that runs; set by deploy_workflow';
-
-      CREATE UNIQUE INDEX idx_workflows_deployed ON workflows (name) WHERE deployed;
-      CREATE INDEX idx_workflows_definition ON workflows USING gin (definition jsonb_path_ops);
     ]],
+
+    "CREATE UNIQUE INDEX CONCURRENTLY idx_workflows_deployed ON workflows (name) WHERE deployed",
+
+    "CREATE INDEX CONCURRENTLY idx_workflows_definition ON workflows USING gin (definition jsonb_path_ops)",
 
     [[
       ALTER TABLE executions
@@ -37,10 +40,14 @@ return {
         ADD COLUMN fingerprint TEXT;
 
       COMMENT ON COLUMN executions.fingerprint IS 'SHA-256 of the request that came with idempotency_key';
+    ]],
 
-      CREATE UNIQUE INDEX idx_executions_idempotency ON executions (idempotency_key)
-      WHERE idempotency_key IS NOT NULL;
+    [[
+      CREATE UNIQUE INDEX CONCURRENTLY idx_executions_idempotency ON executions (idempotency_key)
+      WHERE idempotency_key IS NOT NULL
+    ]],
 
+    [[
       CREATE TABLE execution_history (
         execution_id UUID NOT NULL REFERENCES executions (id) ON DELETE CASCADE,
         seq BIGINT GENERATED ALWAYS AS IDENTITY,
@@ -78,25 +85,39 @@ return {
       COMMENT ON COLUMN workflow_jobs.suspect IS 'ran when its process died: runs alone, under a lease';
       COMMENT ON COLUMN workflow_jobs.lane IS 'share of the queue, by the policy; NULL: the workflow is the lane';
       COMMENT ON COLUMN workflow_jobs.failures IS 'array of {at, attempt, kind, message, worker}, the newest last';
+    ]],
 
-      CREATE INDEX idx_jobs_lease ON workflow_jobs (lease_until)
-      WHERE status = 'running' AND lease_until IS NOT NULL;
+    [[
+      CREATE INDEX CONCURRENTLY idx_jobs_lease ON workflow_jobs (lease_until)
+      WHERE status = 'running' AND lease_until IS NOT NULL
+    ]],
 
-      CREATE INDEX idx_jobs_suspect ON workflow_jobs (scheduled_at)
-      WHERE status = 'pending' AND suspect;
+    [[
+      CREATE INDEX CONCURRENTLY idx_jobs_suspect ON workflow_jobs (scheduled_at)
+      WHERE status = 'pending' AND suspect
+    ]],
 
-      CREATE INDEX idx_jobs_lane ON workflow_jobs (lane, priority DESC, scheduled_at)
-      WHERE status = 'pending' AND lane IS NOT NULL;
+    [[
+      CREATE INDEX CONCURRENTLY idx_jobs_lane ON workflow_jobs (lane, priority DESC, scheduled_at)
+      WHERE status = 'pending' AND lane IS NOT NULL
+    ]],
 
-      CREATE UNIQUE INDEX idx_jobs_unique ON workflow_jobs (unique_key)
-      WHERE unique_key IS NOT NULL AND status IN ('pending', 'running');
+    [[
+      CREATE UNIQUE INDEX CONCURRENTLY idx_jobs_unique ON workflow_jobs (unique_key)
+      WHERE unique_key IS NOT NULL AND status IN ('pending', 'running')
+    ]],
 
-      CREATE INDEX idx_jobs_execution ON workflow_jobs (execution_id)
-      WHERE status IN ('pending', 'running');
+    [[
+      CREATE INDEX CONCURRENTLY idx_jobs_execution ON workflow_jobs (execution_id)
+      WHERE status IN ('pending', 'running')
+    ]],
 
-      CREATE INDEX idx_jobs_trouble ON workflow_jobs (status, id)
-      WHERE status IN ('failed', 'dead', 'cancelled');
+    [[
+      CREATE INDEX CONCURRENTLY idx_jobs_trouble ON workflow_jobs (status, id)
+      WHERE status IN ('failed', 'dead', 'cancelled')
+    ]],
 
+    [[
       CREATE TABLE job_lanes (
         lane TEXT PRIMARY KEY,
         pushed_at TIMESTAMPTZ NOT NULL DEFAULT now()

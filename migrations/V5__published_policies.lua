@@ -3,13 +3,17 @@
 return {
   summary = "The policies that a published policy loads; jobs by time",
 
-  up = [[
-    ALTER TABLE job_policies ADD COLUMN modules JSONB NOT NULL DEFAULT '{}';
+  transaction = false,
 
-    COMMENT ON COLUMN job_policies.modules IS 'what it loads by policy "name": {name: {source, path}}';
+  up = {
+    [[
+      ALTER TABLE job_policies ADD COLUMN modules JSONB NOT NULL DEFAULT '{}';
 
-    CREATE INDEX idx_jobs_time ON workflow_jobs (scheduled_at) WHERE status = 'pending';
-  ]],
+      COMMENT ON COLUMN job_policies.modules IS 'what it loads by policy "name": {name: {source, path}}';
+    ]],
+
+    "CREATE INDEX CONCURRENTLY idx_jobs_time ON workflow_jobs (scheduled_at) WHERE status = 'pending'",
+  },
 
   down = [[
     DROP INDEX idx_jobs_time;

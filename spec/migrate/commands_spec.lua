@@ -16,7 +16,8 @@ describe("nebula migrate", function()
       ["migrations/V1__one.lua"] = [[return { up = "CREATE TABLE one (n INTEGER)", down = "DROP TABLE one" }]],
       ["migrations/V2__two.lua"] = [[return {
         transaction = false,
-        up = { "CREATE TABLE two (n INTEGER)", "CREATE INDEX CONCURRENTLY two_n ON two (n)",
+        up = { "CREATE TABLE two (n INTEGER)", "INSERT INTO two VALUES (1)",
+          "CREATE INDEX CONCURRENTLY two_n ON two (n)",
           function(db) db:exec "INSERT INTO two SELECT 2 WHERE NOT EXISTS (SELECT FROM two)" end },
         down = { "DROP INDEX CONCURRENTLY two_n", "DROP TABLE two" },
       }]],
@@ -91,7 +92,7 @@ describe("nebula migrate", function()
     local plan = must "plan"
     assert.matches("%-%- nebula V1__initial_schema\n", plan)
     assert.matches("%-%- project V2__two, without a transaction\n%-%- step 1\nCREATE TABLE two %(n INTEGER%);\n", plan)
-    assert.matches("%-%- a function, .*V2__two.lua:4 to 4", plan)
+    assert.matches("%-%- a function, .*V2__two.lua:5 to 5", plan)
     assert.equal(0, db:value "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace")
     must "up"
     assert.matches("nothing to do", must "plan")
@@ -99,7 +100,7 @@ describe("nebula migrate", function()
 
   it("runs everything and keeps nothing in a dry run", function()
     local out = must("up", "--dry-run")
-    assert.matches("V2__two, step 2: not tried, it runs in no transaction", out)
+    assert.matches("V2__two, step 3: not tried, it runs in no transaction", out)
     assert.matches("V3__three tried, and rolled back,", out)
     assert.equal(0, db:value "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace")
     program.write(project, { ["migrations/V3__three.sql"] = "SELECT nonsense" })

@@ -114,6 +114,34 @@ describe("a migration beside traffic", function()
     assert.is_true(db:value "SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass")
   end)
 
+  it("builds the index of an empty table at once, whoever has a transaction open, and that of others beside writes",
+    function()
+      local path = project { ["V1__a.lua"] = [[
+        return { transaction = false, up = {
+          "CREATE TABLE empty (n INTEGER)", "CREATE INDEX CONCURRENTLY on_empty ON empty (n)",
+          "CREATE INDEX CONCURRENTLY on_busy ON busy (id)",
+        } }
+      ]] }
+      local long <close> = reader()
+      long:exec "INSERT INTO busy VALUES (2)"
+      local task = nebula.task.spawn(up, path)
+      child.await("the index of busy waiting for the transaction", 30, function()
+        return db:value "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass('on_busy')"
+      end)
+      assert.is_true(db:value "SELECT indisvalid FROM pg_index WHERE indexrelid = 'on_empty'::regclass")
+      db:exec "INSERT INTO busy VALUES (3)"
+      long:exec "COMMIT"
+      task:join()
+      assert.is_true(db:value "SELECT indisvalid FROM pg_index WHERE indexrelid = 'on_busy'::regclass")
+    end)
+
+  it("is what the host's own migrations are made for", function()
+    local lint = require "nebula.migrate.lint"
+    for _, found in ipairs(lint.directory "migrations") do
+      error(("%s:%d: %s"):format(found.path, found.line, found.rule))
+    end
+  end)
+
   it("takes an index as built where only its record is missing", function()
     local path = project { ["V1__a.lua"] = [[
       return { transaction = false, up = { "CREATE INDEX CONCURRENTLY i ON busy (id)", "SELECT 1 / 0" } }

@@ -8,7 +8,8 @@
 --
 -- No lock is waited for longer than `lock_timeout`: who waits for a table's lock holds up everybody
 -- behind. The migration, or the step, is then tried again after a pause, which grows and is random.
--- CONCURRENTLY waits for others without holding anybody up, and so as long as it takes.
+-- CONCURRENTLY waits for others without holding anybody up, and so as long as it takes. The index of
+-- an empty table is built at once instead, in the step's transaction: there is nothing to wait for.
 local backfill = require "nebula.migrate.backfill"
 local history = require "nebula.migrate.history"
 local lock = require "nebula.migrate.lock"
@@ -60,8 +61,18 @@ local function raise_failed(err, migration, index, count, direction, kept)
   }, 0)
 end
 
-local function run_step(work, connection, migration, index, direction, held)
-  local step = migration[direction][index]
+-- The step as it may run in a transaction: an index that is asked for CONCURRENTLY on an empty table.
+local function at_once(connection, step)
+  local statements = type(step) == "string" and sql.statements(step) or {}
+  local made = #statements == 1 and sql.index(statements[1])
+  if not made or not made.concurrently then return nil end
+  if connection:value("SELECT pg_relation_size(to_regclass($1))", made.table) ~= 0 then return nil end
+  local head, rest = statements[1].text:match "^(%a+%s+[%a%s]-)[Cc][Oo][Nn][Cc][Uu][Rr][Rr][Ee][Nn][Tt][Ll][Yy]%s+(.*)$"
+  return head and head .. rest
+end
+
+local function run_step(work, connection, migration, index, direction, held, text)
+  local step = text or migration[direction][index]
   local _, err = nebula.try(function()
     if type(step) == "function" then
       step(connection, context(work, migration, index, held))
@@ -182,9 +193,10 @@ local function apply_step(work, migration, index, interrupted)
       end
     end)
   end
-  if not is_concurrent(step) then
+  local plain = not is_concurrent(step) and step or not interrupted and at_once(connection, step)
+  if plain then
     local _, err = nebula.try(connection.transaction, connection, function(tx)
-      run_step(work, tx, migration, index, "up", true)
+      run_step(work, tx, migration, index, "up", true, plain)
       record(tx)
     end)
     if not err then return end
@@ -302,7 +314,7 @@ function run.try(work, tx, migration, direction, from)
   local started, steps = nebula.time.monotonic(), migration[direction]
   for i = from, #steps do
     local _, err = nebula.try(tx.transaction, tx, function(savepoint)
-      run_step(work, savepoint, migration, i, direction, true)
+      run_step(work, savepoint, migration, i, direction, true, at_once(savepoint, steps[i]))
     end)
     if err and not (NO_TRANSACTION[err.code] and not migration.transaction) then error(err, 0) end
     if err then work.log(("%s, step %d: not tried, it runs in no transaction"):format(run.label(migration), i)) end
