@@ -113,11 +113,15 @@ end
 function migrate.plan(db, opts)
   opts = opts or {}
   local entries = series.up_to(series.checked(db, opts.path), series.target(opts.path, opts.series), opts.to)
-  local plan = {}
+  local plan, ours = {}, {}
   for _, entry in ipairs(entries) do
     local migration, row = entry.migration, entry.row
+    if migration.series == "nebula" then ours[migration.version] = migration end
     if not (row and row.complete) then
       local steps = {}
+      if adopt.may_double(entry, ours) then
+        steps[1] = "-- not run where it makes what nebula's own makes; else:"
+      end
       for i = (row and row.steps or 0) + 1, #migration.up do steps[#steps + 1] = described(migration.up[i]) end
       plan[#plan + 1] = { series = migration.series, version = migration.version, name = migration.name,
         transaction = migration.transaction, steps = steps }
@@ -136,6 +140,8 @@ local function working(db, opts, fn)
   run.begin(work)
   return fn(work, held.work)
 end
+
+local DOUBLE = "makes what nebula's own makes: taken as applied"
 
 -- What was run, for the caller, and a line of it.
 local function result(log, migration, seconds, did)
@@ -156,6 +162,15 @@ end
 
 local function is_pending(entry) return not (entry.row and entry.row.complete) end
 
+-- Splits what is pending into what is to be run and what ours makes already.
+local function to_run(connection, entries)
+  local list, double = {}, adopt.doubles(connection, entries)
+  for _, entry in ipairs(entries) do
+    if is_pending(entry) then list[#list + 1] = { entry = entry, double = double[entry.migration] } end
+  end
+  return list
+end
+
 --- Applies every migration that is pending. Any number of migrators may be started at once: one
 --- works, the others wait and find nothing left to do.
 --- Raises `migration` with the file, the step and what the server said.
@@ -175,22 +190,24 @@ function migrate.up(db, given)
     if opts.dry_run then
       return rolled_back(connection, function(tx)
         local tried = {}
-        for _, entry in ipairs(entries) do
-          if is_pending(entry) then
-            local seconds = run.try(work, tx, entry.migration, "up", (entry.row and entry.row.steps or 0) + 1)
-            tried[#tried + 1] = result(opts.log, entry.migration, seconds, "tried, and rolled back,")
-          end
+        for i, one in ipairs(to_run(tx, entries)) do
+          local migration, row = one.entry.migration, one.entry.row
+          local seconds = one.double and 0 or run.try(work, tx, migration, "up", (row and row.steps or 0) + 1)
+          tried[i] = result(opts.log, migration, seconds, one.double and DOUBLE or "tried, and rolled back,")
         end
         return tried
       end)
     end
     history.prepare(connection)
     local applied = {}
-    for _, entry in ipairs(entries) do
-      if is_pending(entry) then
-        local seconds = run.apply(work, entry.migration, entry.row)
-        applied[#applied + 1] = result(opts.log, entry.migration, seconds, "applied")
+    for i, one in ipairs(to_run(connection, entries)) do
+      local migration, seconds = one.entry.migration, 0
+      if one.double then
+        history.record(connection, migration, #migration.up, 0, "adopted")
+      else
+        seconds = run.apply(work, migration, one.entry.row)
       end
+      applied[i] = result(opts.log, migration, seconds, one.double and DOUBLE or "applied")
     end
     return applied
   end)

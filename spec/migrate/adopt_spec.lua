@@ -171,17 +171,77 @@ CREATE INDEX idx_jobs_queue ON workflow_jobs(status, priority DESC, scheduled_at
 
   it("takes the live tables where there is no refinery, as many as there are", function()
     db:exec "DROP TABLE refinery_schema_history, workflow_jobs"
+    path = directory.make("none-" .. child.next_number "directories")
     assert.equal(2, #take())
-    local applied = migrate.up(db, { path = directory.make("none-" .. child.next_number "directories"), log = quiet })
+    local applied = migrate.up(db, { path = path, log = quiet })
     assert.equal("add_job_queue", applied[1].name)
   end)
 
   it("goes on from a database that refinery had not finished", function()
     db:exec "DROP TABLE workflow_jobs, engine_settings; DELETE FROM refinery_schema_history WHERE version >= 3"
-    assert.equal(5, #take())
+    assert.equal(4, #take())
     local applied = migrate.up(db, { path = path, log = quiet })
     assert.equal("nebula add_job_queue", applied[1].series .. " " .. applied[1].name)
+    assert.same({ "adopted", "applied" }, db:value [[
+      SELECT array_agg(origin ORDER BY version) FROM nebula_schema_history WHERE series = 'project' AND version >= 3
+    ]])
     assert.equal("project of_the_engine", applied[#applied].series .. " " .. applied[#applied].name)
+  end)
+
+  it("refuses a row that is missing where its table is there, and passes over no file", function()
+    db:exec "DELETE FROM refinery_schema_history WHERE version >= 3"
+    local message = refused()
+    assert.matches("%+ V3__add_job_queue %(.*%.sql was never applied, but its table workflow_jobs is there", message)
+    assert.is_nil(message:find("V4__", 1, true))
+  end)
+
+  it("reads a history without a time, with names or checksums that are NULL, and with wide versions", function()
+    db:exec "UPDATE refinery_schema_history SET applied_on = 'long ago' WHERE version = 1"
+    db:exec "UPDATE refinery_schema_history SET applied_on = NULL WHERE version = 2"
+    db:exec "UPDATE refinery_schema_history SET checksum = NULL WHERE version = 3"
+    assert.matches("%- V3__add_job_queue  %(applied 2024", refused())
+    db:exec "ALTER TABLE refinery_schema_history ALTER COLUMN version TYPE BIGINT"
+    for version, one in ipairs(FILES) do
+      db:exec("UPDATE refinery_schema_history SET checksum = $2 WHERE version = $1", version,
+        adopt.checksum(one[1], version, one[2], true))
+    end
+    assert.equal(7, #take())
+    assert.same({ true, true, false, false }, db:value [[
+      SELECT array_agg(applied_at > now() - interval '1 hour' ORDER BY version)
+      FROM nebula_schema_history WHERE series = 'project'
+    ]])
+  end)
+
+  it("takes refinery's unversioned migrations, and runs one that came later", function()
+    local text = "CREATE TABLE unversioned (n INTEGER);"
+    nebula.fs.write(path .. "/U7__unversioned.sql", text)
+    nebula.fs.write(path .. "/U5__late.sql", "CREATE TABLE late (n INTEGER)")
+    db:exec(text)
+    db:exec("INSERT INTO refinery_schema_history VALUES (7, 'unversioned', '2024-05-06T07:08:09Z', $1)",
+      adopt.checksum("unversioned", 7, text))
+    assert.equal(8, #take())
+    local applied = migrate.up(db, { path = path, log = quiet })
+    assert.equal("late", applied[#applied].name)
+    assert.same({}, migrate.verify(db, { path = path }))
+  end)
+
+  it("lets a project that came from refinery start on a fresh database", function()
+    local fresh <close> = nebula.pg.connect { url = postgres.database(), max_connections = 4 }
+    local _, err = nebula.try(migrate.adopt, fresh, { path = path, log = quiet })
+    assert.matches("nothing to adopt", err.message)
+    migrate.up(fresh, { path = path, log = quiet, dry_run = true })
+    migrate.up(fresh, { path = path, log = quiet })
+    assert.same({ "adopted", "adopted", "adopted", "applied" }, fresh:value [[
+      SELECT array_agg(origin ORDER BY version) FROM nebula_schema_history WHERE series = 'project'
+    ]])
+    assert.equal(0, migrate.pending(fresh, { path = path }))
+  end)
+
+  it("takes the project's V1 to V3 with ours where nothing kept a history", function()
+    db:exec "DROP TABLE refinery_schema_history, engine_settings"
+    assert.equal(6, #take())
+    local applied = migrate.up(db, { path = path, log = quiet })
+    assert.equal("of_the_engine", applied[#applied].name)
   end)
 
   it("has nothing to adopt in an empty database", function()

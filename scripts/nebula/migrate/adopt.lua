@@ -25,51 +25,69 @@ end
 ---@param name string
 ---@param version integer
 ---@param text string
+---@param wide? boolean with refinery's feature int8-versions: the version in 8 bytes
 ---@return string
-function adopt.checksum(name, version, text)
-  return siphash.decimal(siphash.sum(("%s\xff%s%s\xff"):format(name, string.pack("<i4", version), text)))
+function adopt.checksum(name, version, text, wide)
+  return siphash.decimal(siphash.sum(("%s\xff%s%s\xff"):format(name, string.pack(wide and "<i8" or "<i4", version),
+    text)))
 end
 
 -- refinery's rows; nil where the database has no such table.
 local function refinery_rows(db)
   if not db:value "SELECT to_regclass('refinery_schema_history')::text" then return nil end
-  return db:query "SELECT version, name, applied_on, checksum FROM refinery_schema_history ORDER BY version"
+  return db:query [[
+    SELECT version, coalesce(name, '') AS name, coalesce(applied_on, '') AS applied_on,
+      coalesce(checksum, '') AS checksum, pg_typeof(version) = 'bigint'::regtype AS wide
+    FROM refinery_schema_history
+    ORDER BY version
+  ]]
 end
+
+-- When refinery applied it; nil where the column, which is free text, holds no time.
+local function time_of(row)
+  local at = row and nebula.try(nebula.time.parse, row.applied_on)
+  return at and at > -1e10 and at < 1e10 and nebula.time.format(at) or nil
+end
+
+local function sum_of(row, text) return adopt.checksum(row.name, row.version, text, row.wide) end
 
 -- Why a checksum differs, where that can be told.
 local function reason(row, migration)
   local lf = migration.raw:gsub("\r\n", "\n")
   for _, other in ipairs { lf, (lf:gsub("\n", "\r\n")) } do
-    if adopt.checksum(row.name, row.version, other) == row.checksum then return "; only its line endings changed" end
+    if sum_of(row, other) == row.checksum then return "; only its line endings changed" end
   end
   return ""
 end
 
+local function newest_of(rows) return #rows > 0 and rows[#rows].version or 0 end
+
 -- The lines of a diff between refinery's rows and the files: "-" is recorded, "+" is there.
 local function compare_files(rows, entries)
-  local lines, by_version, seen, newest = {}, {}, {}, 0
+  local lines, by_version, seen, newest = {}, {}, {}, newest_of(rows)
   local function add(line, ...) lines[#lines + 1] = line:format(...) end
   for _, entry in ipairs(entries) do
     if entry.migration.series == "project" then by_version[entry.migration.version] = entry.migration end
   end
   for _, row in ipairs(rows) do
-    seen[row.version], newest = true, math.max(newest, row.version)
+    seen[row.version] = true
     local migration = by_version[row.version]
     local recorded = ("- V%d__%s %s"):format(row.version, row.name, row.checksum)
     if not migration or migration.kind ~= "sql" then
       add("%s (applied %s; there is no V%d__%s.sql)", recorded, row.applied_on, row.version, row.name)
-    elseif migration.name ~= row.name
-      or adopt.checksum(row.name, row.version, migration.raw) ~= row.checksum then
+    elseif migration.name ~= row.name or sum_of(row, migration.raw) ~= row.checksum then
       add("%s (applied %s)", recorded, row.applied_on)
       add("+ V%d__%s %s (%s%s)", migration.version, migration.name,
-        adopt.checksum(migration.name, migration.version, migration.raw), migration.path, reason(row, migration))
+        adopt.checksum(migration.name, migration.version, migration.raw, row.wide), migration.path,
+        reason(row, migration))
     end
   end
   for version, migration in pairs(by_version) do
-    if version < newest and not seen[version] then
+    if version < newest and not seen[version] and not migration.unordered then
       add("+ V%d__%s (%s was never applied, but V%d was)", version, migration.name, migration.path, newest)
     end
   end
+  table.sort(lines, function(a, b) return tonumber(a:match "%d+") < tonumber(b:match "%d+") end)
   return lines
 end
 
@@ -100,28 +118,41 @@ local function compare_tables(connection, entries)
   return taken, lines
 end
 
--- The project's files that refinery has not applied yet and that make what ours of the same version and
--- name makes: ours goes first, theirs would find the table there.
-local function doubles(connection, entries)
-  local ours, theirs, merged = {}, {}, {}
+--- The project's files that have not been applied and make what ours of the same version and name makes:
+--- a project that came from refinery keeps its V1 to V3. Ours goes first; theirs would find the table
+--- there, and counts as applied.
+---@param connection nebula.pg.Connection
+---@param entries nebula.MigrationEntry[]
+---@return table<nebula.Migration, boolean>
+function adopt.doubles(connection, entries)
+  local ours, theirs, merged, found = {}, {}, {}, {}
   for _, entry in ipairs(entries) do
     local migration = entry.migration
-    local mine = ours[migration.version]
     if migration.series == "nebula" and TABLES[migration.version] then
       ours[migration.version], merged[migration.version] = migration, migration
-    elseif mine and not entry.row and migration.kind == "sql" and migration.name == mine.name then
+    elseif adopt.may_double(entry, ours) then
       theirs[#theirs + 1], merged[migration.version] = migration, migration
     end
   end
-  if #theirs == 0 or #ours < #TABLES then return {} end
-  local found = {}
+  if #theirs == 0 or #ours < #TABLES then return found end
   local wanted = schema.wanted(connection, ours, TABLES)
   local made = nebula.try(schema.wanted, connection, merged, TABLES) -- theirs may need what is not there yet
-  for _, migration in ipairs(theirs) do
+  for _, migration in ipairs(made and theirs or {}) do
     local name = TABLES[migration.version]
-    if made and made[name] and #schema.compare(name, wanted[name], made[name]) == 0 then found[migration] = true end
+    if made[name] and #schema.compare(name, wanted[name], made[name]) == 0 then found[migration] = true end
   end
   return found
+end
+
+--- Whether it may be one of those: pending SQL of the version and name of one of ours.
+---@param entry nebula.MigrationEntry
+---@param ours table<integer, nebula.Migration>
+---@return boolean
+function adopt.may_double(entry, ours)
+  local migration = entry.migration
+  local mine = TABLES[migration.version] and ours[migration.version]
+  return mine and migration.series == "project" and not entry.row and migration.kind == "sql"
+    and migration.name == mine.name
 end
 
 --- Says why a database must be adopted before anything is run on it; nil where it need not be.
@@ -157,6 +188,14 @@ function adopt.run(connection, entries, dry_run)
   local rows = refinery_rows(connection)
   local lines = compare_files(rows or {}, entries)
   local taken, different = compare_tables(connection, entries)
+  local double = {}
+  for migration in pairs(#taken > 0 and adopt.doubles(connection, entries) or {}) do
+    double[migration] = migration.version <= #taken
+    if rows and double[migration] and migration.version > newest_of(rows) then
+      lines[#lines + 1] = ("+ V%d__%s (%s was never applied, but its table %s is there)"):format(migration.version,
+        migration.name, migration.path, TABLES[migration.version])
+    end
+  end
   table.move(different, 1, #different, #lines + 1, lines)
   if #lines > 0 then
     fail("this database is not what the migrations say, nothing was written (- wanted or recorded, + found):\n%s%s",
@@ -165,23 +204,14 @@ function adopt.run(connection, entries, dry_run)
   if not rows and #taken == 0 then
     fail "nothing to adopt: there is neither refinery_schema_history nor a table of V1 to V3 without a history"
   end
-  local at, by_version, double = {}, {}, {}
+  local at, by_version = {}, {}
   for _, row in ipairs(rows or {}) do by_version[row.version] = row end
-  if rows then
-    local pending = {}
-    for _, entry in ipairs(entries) do
-      if entry.migration.series == "nebula" or not by_version[entry.migration.version] then
-        pending[#pending + 1] = entry
-      end
-    end
-    double = doubles(connection, pending)
-  end
   for _, entry in ipairs(entries) do
     local migration = entry.migration
     local row = migration.series == "project" and by_version[migration.version]
-    if (row or double[migration]) and not entry.row then
+    if (row or not rows and double[migration]) and not entry.row then
       taken[#taken + 1] = migration
-      at[migration] = row and row.applied_on
+      at[migration] = time_of(row)
     end
   end
   if dry_run then return taken end

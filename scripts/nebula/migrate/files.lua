@@ -1,6 +1,7 @@
 -- migrate/files.lua: the migrations of a directory: found by name, read, checked, put in order.
 --
--- A file is `V<version>__<name>.lua` or `.sql`. Its checksum is the SHA-256 of its text with every
+-- A file is `V<version>__<name>.lua` or `.sql`; or refinery's `U<version>__<name>.sql`, which may come
+-- after higher versions were applied. Its checksum is the SHA-256 of its text with every
 -- line ending made LF, so that a checkout on another system is the same migration.
 local nebula = require "nebula"
 local options = require "nebula.options"
@@ -27,6 +28,7 @@ end
 ---@field transaction boolean all in one transaction, with its row of the history
 ---@field allow table<string, string> what `lint` shall let pass, and why
 ---@field kind "sql"|"lua"
+---@field unordered? boolean it may come after higher versions were applied
 ---@field text string the file's, with LF at its lines' ends
 ---@field raw string the same, byte for byte
 
@@ -105,8 +107,8 @@ function files.list(series, directory)
   end
   local found, by_version = {}, {}
   for _, file in ipairs(names) do
-    local digits, name, kind = file:match "^V(%d+)__([%w_\128-\255]+)%.(%a+)$"
-    if digits and (kind == "lua" or kind == "sql") then
+    local prefix, digits, name, kind = file:match "^([VU])(%d+)__([%w_\128-\255]+)%.(%a+)$"
+    if prefix == "V" and kind == "lua" or kind == "sql" then
       local version = math.tointeger(tonumber(digits))
       local path = directory .. "/" .. file
       if not version or version > MOST_VERSION then fail("%s: the version is at most %d", path, MOST_VERSION) end
@@ -115,7 +117,9 @@ function files.list(series, directory)
           by_version[version], path)
       end
       by_version[version] = path
-      found[#found + 1] = load_migration(series, path, version, name, kind)
+      local migration = load_migration(series, path, version, name, kind)
+      migration.unordered = prefix == "U" or nil
+      found[#found + 1] = migration
     elseif file:find "^V.*%.lua$" or file:find "^V.*%.sql$" then
       fail("%s/%s: a migration is named V<version>__<name>.lua or .sql", directory, file)
     end

@@ -147,7 +147,7 @@ function history.problems(series, list, applied)
     end
   end
   for _, migration in ipairs(list) do
-    if migration.version < newest and not applied[migration.version] then
+    if migration.version < newest and not applied[migration.version] and not migration.unordered then
       add("out of order", migration.version, migration.name,
         "%s comes too late: V%d is applied already; give it a number above that", migration.path, newest)
     end
