@@ -50,7 +50,12 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/.packages Makefile
 	@mkdir -p $(@D)
 	$(call say,cc,$<)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 
--include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d)
+# The fault proxy of the specs.
+PROXY_O := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard spec/support/proxy/*.c)))
+$(BUILD)/proxy: $(PROXY_O)
+	$(call say,ld,$@)$(CC) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libuv)
+
+-include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d) $(PROXY_O:.o=.d)
 
 # Every recipe that starts servers asks to be ended with the make that started it.
 WITH_MAKE := setpriv --pdeathsig TERM
@@ -71,7 +76,7 @@ SPEC_ENV += ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 \
   NEBULA_SPEC_PRELOAD=$(shell $(CC) -print-file-name=libasan.so)
 endif
 .PHONY: test
-test: all $(BUILD)/.test-packages ## the specs against real servers; SPEC=path runs some of them
+test: all $(BUILD)/proxy $(BUILD)/.test-packages ## the specs against real servers; SPEC=path runs some of them
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/run.lua $(SPEC)
 
 .PHONY: test-asan
@@ -90,7 +95,7 @@ format: $(BUILD)/.test-packages ## lay out the C files
 
 BENCH ?= spec/bench
 .PHONY: bench
-bench: all $(BUILD)/.test-packages ## ratios against peers, measured in the same run; BENCH=file runs one
+bench: all $(BUILD)/proxy $(BUILD)/.test-packages ## ratios against peers, measured in the same run; BENCH=file runs one
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
 
 # libFuzzer wants clang. What a fuzzer has found grows in build/fuzz/NAME.corpus from run to run.
