@@ -9,6 +9,7 @@
 #include "http/lua_client.h"
 #include "s3/lua_call.h"
 #include "s3/sign.h"
+#include "time/time_calendar.h"
 
 #define CALL "s3.sign"
 
@@ -55,6 +56,53 @@ static void push_headers(lua_State *L, const http_headers *own, const http_heade
   lua_setmetatable(L, -2);
 }
 
+/* A value of several lines, each but the first beginning with a blank, becomes one that can be
+ * sent: each line is one more value of a list, as in AWS's vector get-header-value-multiline.
+ * Stack: ..., value; the joined one replaces it. */
+static void unfold(lua_State *L) {
+  size_t length;
+  const char *value = lua_tolstring(L, -1, &length), *end = value + length;
+  if (memchr(value, '\n', length) == NULL) return;
+  luaL_Buffer out;
+  luaL_buffinit(L, &out);
+  while (value < end) {
+    const char *stop = memchr(value, '\n', (size_t)(end - value));
+    const char *next = stop == NULL ? end : stop + 1;
+    bool folds = stop != NULL && next < end && (*next == ' ' || *next == '\t');
+    if (folds && stop > value && stop[-1] == '\r') stop--;
+    luaL_addlstring(&out, value, (size_t)((folds ? stop : next) - value));
+    if (folds) luaL_addchar(&out, ',');
+    value = next + (folds ? strspn(next, " \t") : 0);
+  }
+  luaL_pushresult(&out);
+  lua_remove(L, -2);
+}
+
+/* The same list with each value in one line, so that what http reads is what can be sent. Stack:
+ * ..., headers; a copy replaces them. */
+static void unfold_headers(lua_State *L) {
+  int list = lua_gettop(L);
+  if (!lua_istable(L, list)) return;
+  lua_newtable(L); // stack: ..., list, copy
+  for (lua_pushnil(L); lua_next(L, list) != 0;) {
+    if (lua_type(L, -1) == LUA_TSTRING) {
+      unfold(L);
+    } else if (lua_istable(L, -1)) {
+      lua_Integer count = luaL_len(L, -1);
+      lua_createtable(L, (int)count, 0); // stack: ..., list, copy, name, pair, new
+      for (lua_Integer i = 1; i <= count; i++) {
+        if (lua_rawgeti(L, -2, i) == LUA_TSTRING) unfold(L);
+        lua_rawseti(L, -2, i);
+      }
+      lua_remove(L, -2);
+    }
+    lua_pushvalue(L, -2);
+    lua_insert(L, -2); // stack: ..., list, copy, name, name, value
+    lua_rawset(L, list + 1);
+  }
+  lua_replace(L, list);
+}
+
 /* "2015-08-30T12:36:00Z", or "20150830T123600Z", or seconds since 1970. */
 static int64_t read_time(lua_State *L) {
   int64_t seconds = (int64_t)time(NULL);
@@ -65,11 +113,17 @@ static int64_t read_time(lua_State *L) {
     if (!(number >= 0 && number < 253402300800.0)) type = LUA_TNONE;
     seconds = type == LUA_TNUMBER ? (int64_t)number : 0;
   } else if (type == LUA_TSTRING) {
-    const char *text = lua_tostring(L, -1), *end = strptime(text, "%Y-%m-%dT%H:%M:%S", &utc);
-    if (end == NULL) end = strptime(text, "%Y%m%dT%H%M%S", &utc);
-    if (end != NULL && *end == '.') end += 1 + strspn(end + 1, "0123456789");
-    if (end == NULL || strcmp(end, "Z") != 0) type = LUA_TNONE;
-    seconds = (int64_t)timegm(&utc);
+    size_t length, bad;
+    const char *text = lua_tolstring(L, -1, &length), *expected;
+    const char *end = strptime(text, "%Y%m%dT%H%M%SZ", &utc);
+    int64_t microseconds = 0;
+    if (end != NULL && *end == '\0') {
+      seconds = (int64_t)timegm(&utc);
+    } else if (time_parse(text, length, &microseconds, &bad, &expected) && microseconds >= 0) {
+      seconds = microseconds / 1000000;
+    } else {
+      type = LUA_TNONE;
+    }
   }
   if (type != LUA_TNIL && type != LUA_TNUMBER && type != LUA_TSTRING)
     err_raisef(L, ERR_VALIDATION, "s3",
@@ -152,8 +206,10 @@ int lua_s3_sign(lua_State *L) {
   lua_setmetatable(L, -2); // stack: options, headers, result
   sign_request request = {.headers = headers};
   read_request(L, &request);
-  if (lua_getfield(L, OPTIONS, "headers") != LUA_TNIL)
+  if (lua_getfield(L, OPTIONS, "headers") != LUA_TNIL) {
+    unfold_headers(L);
     lua_http_headers_read(L, -1, CALL, "headers", headers);
+  }
   lua_pop(L, 1);
   switch (sign_make(&request, result)) {
   case SIGN_OK: break;

@@ -173,7 +173,9 @@ static bool take_headers(work *self) {
   size_t count = request->headers == NULL ? 0 : request->headers->count;
   for (size_t i = 0; i < count; i++) {
     const http_header *header = &request->headers->items[i];
-    if (!is_left_out(header->name)) add_header(self, header->name, header->value);
+    /* In the query form the time stands in the query, which is what the server reads. */
+    bool elsewhere = request->in_query && strcasecmp(header->name, "x-amz-date") == 0;
+    if (!elsewhere && !is_left_out(header->name)) add_header(self, header->name, header->value);
   }
   if (!has_header(self, "host")) {
     char *host = strndup(self->url.host.data, self->url.host.length);
@@ -197,17 +199,20 @@ static bool take_headers(work *self) {
 static void write_path(work *self, bytes *out) {
   const sign_request *request = self->request;
   uri_span path = self->url.path;
-  bytes plain = {0};
+  bytes normal = {0}, plain = {0};
+  if (request->normalize_path) {
+    uri_normalize_path(&normal, path.data, path.length);
+    path = (uri_span){bytes_text(&normal), normal.length};
+  }
   if (request->encode_once) {
     uri_decode(&plain, path.data, path.length);
-  } else if (request->normalize_path) {
-    uri_normalize_path(&plain, path.data, path.length);
   } else {
     bytes_append(&plain, path.data, path.length);
   }
   if (plain.length == 0) bytes_append_char(&plain, '/');
   uri_encode(out, bytes_text(&plain), plain.length, true);
-  out->failed |= plain.failed;
+  out->failed |= plain.failed || normal.failed;
+  bytes_free(&normal);
   bytes_free(&plain);
 }
 

@@ -30,7 +30,7 @@ typedef struct sign_request {
   bool in_query;             /* the signature goes into the URL */
   int64_t expires;           /* of the query form, seconds; 0: not stated */
   bool encode_once;          /* the path counts as sent, as S3 wants it; else it is encoded again */
-  bool normalize_path;       /* "." and ".." are resolved in what is signed; never for S3 */
+  bool normalize_path;       /* "." and ".." are resolved in what is signed; not for S3 */
   bool sign_body;            /* adds x-amz-content-sha256 */
   bool omit_session_token;   /* the token is sent and not signed */
 } sign_request;

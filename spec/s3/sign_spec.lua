@@ -107,6 +107,57 @@ describe("nebula.s3.sign", function()
     assert.truthy(signed.canonical_request:find("my-header:a b c\n", 1, true))
   end)
 
+  it("takes each line of a header as one more value of it", function()
+    for _, break_ in ipairs { "\n", "\r\n" } do
+      local folded = "value1" .. break_ .. "  value2" .. break_ .. "     value3"
+      for _, headers in ipairs { { { "My-Header1", folded } }, { ["My-Header1"] = folded } } do
+        local signed = sign(request { headers = headers })
+        assert.truthy(signed.canonical_request:find("my-header1:value1,value2,value3\n", 1, true))
+        assert.is_nil(signed.headers["my-header1"]:find "[\r\n]")
+      end
+    end
+  end)
+
+  it("takes the time as seconds or as text, in any offset", function()
+    local wanted = sign(request()).signature
+    for _, time in ipairs { "2013-05-24T00:00:00Z", "20130524T000000Z", "2013-05-24T02:00:00+02:00",
+      "2013-05-24T00:00:00.999Z", 1369353600.75 } do
+      assert.equal(wanted, sign(request { time = time }).signature)
+    end
+  end)
+
+  it("leaves a date header out of a query form, where the query tells the time", function()
+    local plain, dated = request { query = true }, request { query = true, headers = { ["X-Amz-Date"] = "x" } }
+    assert.equal(sign(plain).signature, sign(dated).signature)
+  end)
+
+  it("signs empty values, repeated names and a plus of a query as they are sent", function()
+    local signed = sign(request { url = "https://h.example/?b=2&a&b=1&c=&d=x+y&e=a%20b&=v" })
+    assert.equal("=v&a=&b=1&b=2&c=&d=x%2By&e=a%20b", signed.canonical_request:match "^GET\n/\n([^\n]*)")
+    assert.equal("https://h.example/?=v&a=&b=1&b=2&c=&d=x%2By&e=a%20b", signed.url)
+  end)
+
+  it("resolves dots and slashes of an S3 path only where that is asked for", function()
+    local function path(normalize)
+      return sign(request { url = "https://h.example/a//b/./../c%2e", normalize_path = normalize })
+        .canonical_request:match "\n([^\n]*)"
+    end
+    assert.equal("/a//b/./../c.", path(nil))
+    assert.equal("/a/c.", path(true))
+  end)
+
+  it("sends with the token signed or not, in header and query", function()
+    for _, omit in ipairs { true, false } do
+      for _, query in ipairs { true, false } do
+        local signed = sign(request { session_token = "T/k=", omit_session_token = omit, query = query })
+        local in_url = signed.url:match "X%-Amz%-Security%-Token=([^&]*)"
+        local sent = query and in_url or signed.headers["x-amz-security-token"]
+        assert.equal(query and "T%2Fk%3D" or "T/k=", sent)
+        assert.equal(not omit, signed.canonical_request:lower():find("security-token", 1, true) ~= nil)
+      end
+    end
+  end)
+
   it("refuses what it cannot sign, by name", function()
     local function refusal(changes)
       local _, err = nebula.try(sign, request(changes))
