@@ -20,7 +20,10 @@ local s3 = {}
 ---@field bucket string
 ---@field endpoint? string https://host[:port]; default: AWS's for the region
 ---@field region? string us-east-1
----@field access_key_id? string with secret_access_key; default: AWS_ACCESS_KEY_ID and the rest, then the profile files
+---@field access_key_id? string with secret_access_key; default: the chain of the AWS SDKs: AWS_ACCESS_KEY_ID and the
+--- rest, a web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN; STS at AWS_ENDPOINT_URL_STS), the profile files,
+--- a container's endpoint (AWS_CONTAINER_CREDENTIALS_*), the instance's role (IMDSv2). Keys that expire are renewed
+--- before they do
 ---@field secret_access_key? string
 ---@field session_token? string
 ---@field profile? string of ~/.aws/credentials and ~/.aws/config (AWS_PROFILE, else default)

@@ -27,6 +27,7 @@ struct s3_call {
   char hash[SIGN_HEX_LENGTH + 1];
 
   s3_credentials_wait identity_wait;
+  unsigned generation; /* of the identity that signed the attempt under way */
   s3_hash *hashing;
   http_transfer *transfer;
   loop_timer *timer; /* the wait before an attempt, or before telling a failure */
@@ -220,7 +221,7 @@ static bool correct(s3_call *self, const s3_verdict *verdict) {
   }
   if (verdict->expired && !self->reidentified) {
     self->reidentified = true;
-    return s3_credentials_expire(self->client->credentials);
+    return s3_credentials_expire(self->client->credentials, self->generation);
   }
   if (verdict->region[0] != '\0' && !self->relocated &&
       strcmp(verdict->region, self->client->config.region) != 0) {
@@ -401,6 +402,7 @@ static void begin_attempt(s3_call *self) {
   }
   if (!have_hash(self)) return;
   sign_result signature = {0};
+  self->generation = s3_credentials_generation(self->client->credentials);
   self->retries.attempts++;
   if (sign_attempt(self, identity, &signature)) {
     send_attempt(self, &signature);

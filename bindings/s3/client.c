@@ -42,8 +42,14 @@ s3_client *s3_client_new(http_client *http, const s3_config *config) {
   own->proxy = copy(config->proxy, &well);
   own->ca_file = copy(config->ca_file, &well);
   own->access_key_id = own->secret_access_key = own->session_token = own->profile = NULL;
-  self->credentials = s3_credentials_new(self->on, config->access_key_id, config->secret_access_key,
-                                         config->session_token, config->profile);
+  s3_credentials_options identity = {.access_key_id = config->access_key_id,
+                                     .secret_access_key = config->secret_access_key,
+                                     .session_token = config->session_token,
+                                     .profile = config->profile,
+                                     .region = region,
+                                     .proxy = config->proxy,
+                                     .ca_file = config->ca_file};
+  self->credentials = s3_credentials_new(http, &identity);
   if (!well || self->credentials == NULL) {
     s3_client_release(self);
     return NULL;

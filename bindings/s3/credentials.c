@@ -1,90 +1,60 @@
-/* credentials.c: see credentials.h. A search runs on the thread pool with copies of its own, so
- * that the provider may be freed while it runs. */
+/* credentials.c: see credentials.h. */
 #include "s3/credentials.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "s3/profile.h"
+#include <time.h>
+#include "s3/remote.h"
+#include "s3/search.h"
 
-typedef struct search {
-  uv_work_t work;
-  s3_credentials *owner; /* NULL once the provider is gone */
-  char *paths[2];        /* the credentials file, then the configuration file */
-  char *profile;
-  s3_identity found;
-  profile_status status;
-} search;
+enum {
+  RENEW_SECONDS = 300, /* before the end: requests use what there is meanwhile */
+  SPARE_SECONDS = 10,  /* a request must arrive before the end */
+  LEAST_SECONDS = 60,  /* fresh keys are used so long, whatever this machine's clock says */
+  PAUSE_SECONDS = 30,  /* after a renewal that failed, or brought what has expired */
+};
+
+#define PROBLEM_NANOSECONDS 1000000000u /* so long a problem is told without a new search */
 
 struct s3_credentials {
-  loop *on;
+  http_client *http;
   s3_identity identity;
   bool known, given;
-  char *profile;
-  search *running;
+  unsigned generation;
+  char *profile, *region, *proxy, *ca_file;
+  s3_search *searching;
+  s3_remote *asking;
+  int64_t renew_at, end; /* of the identity, seconds since 1970; 0: never */
   s3_credentials_wait *waiting;
+  uint64_t failed_at; /* uv_hrtime of the problem */
   char problem[512];
 };
 
-static void wipe(char **text) {
-  if (*text != NULL) explicit_bzero(*text, strlen(*text));
-  free(*text);
-  *text = NULL;
-}
-
-static void identity_free(s3_identity *self) {
-  wipe(&self->access_key_id);
-  wipe(&self->secret_access_key);
-  wipe(&self->session_token);
-}
-
-static bool set(char **field, const char *value) {
-  if (value == NULL || value[0] == '\0') return true;
+static bool keep(char **field, const char *value) {
+  if (value == NULL) return true;
   *field = strdup(value);
   return *field != NULL;
 }
 
-static bool identity_set(s3_identity *self, const char *id, const char *secret, const char *token) {
-  return set(&self->access_key_id, id) && set(&self->secret_access_key, secret) &&
-         set(&self->session_token, token);
-}
-
-s3_credentials *s3_credentials_new(loop *on, const char *access_key_id,
-                                   const char *secret_access_key, const char *session_token,
-                                   const char *profile) {
+s3_credentials *s3_credentials_new(http_client *http, const s3_credentials_options *options) {
   s3_credentials *self = calloc(1, sizeof *self);
   if (self == NULL) return NULL;
-  self->on = on;
-  if (!set(&self->profile, profile) ||
-      !identity_set(&self->identity, access_key_id, secret_access_key, session_token)) {
+  self->http = http;
+  if (!keep(&self->profile, options->profile) || !keep(&self->region, options->region) ||
+      !keep(&self->proxy, options->proxy) || !keep(&self->ca_file, options->ca_file) ||
+      !s3_identity_set(&self->identity, options->access_key_id, options->secret_access_key,
+                       options->session_token)) {
     s3_credentials_free(self);
     return NULL;
   }
-  self->given = self->known = access_key_id != NULL && secret_access_key != NULL;
+  self->given = self->known = options->access_key_id != NULL && options->secret_access_key != NULL;
   return self;
-}
-
-static void search_free(search *self) {
-  identity_free(&self->found);
-  free(self->paths[0]);
-  free(self->paths[1]);
-  free(self->profile);
-  free(self);
-}
-
-static void search_run(uv_work_t *work) {
-  search *self = work->data;
-  self->status = PROFILE_ABSENT;
-  for (int i = 0; i < 2 && self->status == PROFILE_ABSENT; i++) {
-    identity_free(&self->found);
-    if (self->paths[i] != NULL)
-      self->status = profile_read(self->paths[i], self->profile, &self->found);
-  }
 }
 
 /* One after the other, for a callback may take others out; until one starts a new search. */
 static void tell_all(s3_credentials *self) {
-  while (self->waiting != NULL && self->running == NULL) {
+  while (self->waiting != NULL && self->searching == NULL && self->asking == NULL) {
     s3_credentials_wait *wait = self->waiting;
     self->waiting = wait->next;
     wait->queued = false;
@@ -92,57 +62,81 @@ static void tell_all(s3_credentials *self) {
   }
 }
 
-static void search_done(uv_work_t *work, int status) {
-  search *self = work->data;
-  s3_credentials *owner = self->owner;
-  if (owner != NULL) {
-    owner->running = NULL;
-    if (status == 0 && self->status == PROFILE_FOUND) {
-      owner->identity = self->found;
-      owner->known = true;
-      self->found = (s3_identity){0};
-    } else if (self->status == PROFILE_UNREADABLE) {
-      snprintf(owner->problem, sizeof owner->problem,
-               "the credentials file %s or %s cannot be read: check its permissions",
-               self->paths[0], self->paths[1]);
-    } else {
-      snprintf(owner->problem, sizeof owner->problem,
-               "no S3 credentials: set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY, or the AWS_ "
-               "variables of the same names, or write profile \"%.60s\" into %.120s",
-               self->profile, self->paths[0] == NULL ? "~/.aws/credentials" : self->paths[0]);
-    }
-  }
-  search_free(self);
-  if (owner != NULL) tell_all(owner);
+/* Half of a short life is left when it is renewed. */
+static void plan_renewal(s3_credentials *self, int64_t now) {
+  int64_t expires = self->identity.expires, before = (expires - now) / 2;
+  self->renew_at = self->end = 0;
+  if (expires == 0) return;
+  if (before > RENEW_SECONDS) before = RENEW_SECONDS;
+  self->renew_at = before > 0 ? expires - before : now + PAUSE_SECONDS;
+  self->end = expires - SPARE_SECONDS;
+  if (self->end < now + LEAST_SECONDS) self->end = now + LEAST_SECONDS;
 }
 
-/* The file a variable names, or ~/.aws/<name>; NULL where there is no home. */
-static char *file_path(const char *variable, const char *name) {
-  const char *named = getenv(variable), *home = getenv("HOME");
-  if (named != NULL && named[0] != '\0') return strdup(named);
-  if (home == NULL) return NULL;
-  size_t size = strlen(home) + strlen(name) + sizeof "/.aws/";
-  char *path = malloc(size);
-  if (path != NULL) snprintf(path, size, "%s/.aws/%s", home, name);
-  return path;
+static void take(s3_credentials *self, s3_identity *found) {
+  s3_identity_free(&self->identity);
+  self->identity = *found;
+  *found = (s3_identity){0};
+  self->known = true;
+  plan_renewal(self, (int64_t)time(NULL));
+  self->generation++;
+  self->problem[0] = '\0';
+}
+
+/* What is good still stays in use. */
+static void give_up(s3_credentials *self, const char *problem) {
+  snprintf(self->problem, sizeof self->problem, "%s", problem);
+  self->failed_at = uv_hrtime();
+  if (self->known) self->renew_at = (int64_t)time(NULL) + PAUSE_SECONDS;
+}
+
+static void on_answer(s3_remote_answer *answer, void *data) {
+  s3_credentials *self = data;
+  if (answer->found) {
+    take(self, &answer->identity);
+  } else {
+    give_up(self, answer->problem);
+  }
+  s3_remote_free(self->asking);
+  self->asking = NULL;
+  tell_all(self);
+}
+
+/* Of the last link of the chain, that it has no keys means only that there are none. */
+static void on_instance(s3_remote_answer *answer, void *data) {
+  const s3_credentials *self = data;
+  if (!answer->found) {
+    char nothing[sizeof answer->problem];
+    s3_search_nothing(self->profile, nothing, sizeof nothing);
+    size_t length = strlen(nothing), room = sizeof nothing - length;
+    snprintf(nothing + length, room, " (%.200s)", answer->problem);
+    memcpy(answer->problem, nothing, sizeof nothing);
+  }
+  on_answer(answer, data);
+}
+
+static void on_search(s3_search_result *result, void *data) {
+  s3_credentials *self = data;
+  self->searching = NULL;
+  if (result->identity.access_key_id != NULL) {
+    take(self, &result->identity);
+  } else if (result->plan.kind == S3_REMOTE_NONE) {
+    give_up(self, result->problem);
+  } else {
+    bool instance = result->plan.kind == S3_REMOTE_INSTANCE;
+    self->asking = s3_remote_start(self->http, &result->plan, self->proxy, self->ca_file,
+                                   instance ? on_instance : on_answer, self);
+    if (self->asking == NULL) give_up(self, "out of memory while asking for credentials");
+  }
+  tell_all(self);
 }
 
 static bool search_start(s3_credentials *self) {
-  search *new = calloc(1, sizeof *new);
-  if (new == NULL) return false;
-  const char *profile = self->profile != NULL ? self->profile : getenv("AWS_PROFILE");
-  new->profile = strdup(profile == NULL || profile[0] == '\0' ? "default" : profile);
-  new->paths[0] = file_path("AWS_SHARED_CREDENTIALS_FILE", "credentials");
-  new->paths[1] = file_path("AWS_CONFIG_FILE", "config");
-  new->work.data = new;
-  new->owner = self;
-  if (new->profile == NULL ||
-      uv_queue_work(&self->on->uv, &new->work, search_run, search_done) != 0) {
-    search_free(new);
-    return false;
-  }
-  self->running = new;
-  return true;
+  self->problem[0] = '\0';
+  self->searching =
+      s3_search_start(http_client_loop(self->http), self->profile, self->region, on_search, self);
+  if (self->searching == NULL) give_up(self, "out of memory while looking for credentials");
+  return self->searching != NULL;
 }
 
 /* A profile that was asked for by name comes before the variables, as with the AWS tools. */
@@ -150,18 +144,31 @@ static bool take_environment(s3_credentials *self) {
   if (self->profile != NULL) return false;
   const char *id = getenv("AWS_ACCESS_KEY_ID"), *secret = getenv("AWS_SECRET_ACCESS_KEY");
   if (id == NULL || secret == NULL || id[0] == '\0' || secret[0] == '\0') return false;
-  self->known = identity_set(&self->identity, id, secret, getenv("AWS_SESSION_TOKEN"));
+  s3_identity found = {0};
+  if (s3_identity_set(&found, id, secret, getenv("AWS_SESSION_TOKEN"))) take(self, &found);
+  s3_identity_free(&found);
   return self->known;
 }
 
+/* Keys near their end are renewed behind the back of the requests; those past it are forgotten. */
+static void watch_expiry(s3_credentials *self) {
+  if (!self->known || self->end == 0) return;
+  int64_t now = (int64_t)time(NULL);
+  if (now >= self->end) self->known = false;
+  if (self->known && now >= self->renew_at && self->searching == NULL && self->asking == NULL)
+    search_start(self);
+}
+
 const s3_identity *s3_credentials_get(s3_credentials *self, s3_credentials_wait *wait) {
-  if (self->known || (self->running == NULL && self->problem[0] == '\0' && take_environment(self)))
-    return &self->identity;
-  if (self->problem[0] != '\0') return NULL;
-  if (self->running == NULL && !search_start(self)) {
-    snprintf(self->problem, sizeof self->problem, "out of memory while looking for credentials");
-    return NULL;
+  watch_expiry(self);
+  if (self->known) return &self->identity;
+  bool busy = self->searching != NULL || self->asking != NULL;
+  if (!busy && self->problem[0] != '\0') {
+    if (uv_hrtime() - self->failed_at < PROBLEM_NANOSECONDS) return NULL;
+    self->problem[0] = '\0';
   }
+  if (!busy && take_environment(self)) return &self->identity;
+  if (!busy && !search_start(self)) return NULL;
   if (!wait->queued) {
     wait->queued = true;
     wait->next = self->waiting;
@@ -174,13 +181,17 @@ const s3_identity *s3_credentials_known(const s3_credentials *self) {
   return self->known ? &self->identity : NULL;
 }
 
+unsigned s3_credentials_generation(const s3_credentials *self) {
+  return self->generation;
+}
+
 const char *s3_credentials_problem(const s3_credentials *self) {
   return self->problem[0] == '\0' ? NULL : self->problem;
 }
 
-bool s3_credentials_expire(s3_credentials *self) {
+bool s3_credentials_expire(s3_credentials *self, unsigned generation) {
   if (self->given) return false;
-  identity_free(&self->identity);
+  if (generation != self->generation) return true; /* renewed meanwhile */
   self->known = false;
   self->problem[0] = '\0';
   return true;
@@ -196,8 +207,12 @@ void s3_credentials_leave(s3_credentials *self, s3_credentials_wait *wait) {
 
 void s3_credentials_free(s3_credentials *self) {
   if (self == NULL) return;
-  if (self->running != NULL) self->running->owner = NULL;
-  identity_free(&self->identity);
+  s3_search_cancel(self->searching);
+  s3_remote_free(self->asking);
+  s3_identity_free(&self->identity);
   free(self->profile);
+  free(self->region);
+  free(self->proxy);
+  free(self->ca_file);
   free(self);
 }

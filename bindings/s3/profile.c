@@ -29,24 +29,40 @@ static bool names_profile(char *line, const char *profile) {
 }
 
 static bool replace(char **field, const char *value) {
-  free(*field);
+  s3_secret_free(field);
   *field = strdup(value);
   return *field != NULL;
 }
 
-static bool take_line(char *line, s3_identity *out) {
+static bool take_line(char *line, profile_entry *out) {
+  const struct {
+    const char *name;
+    char **field;
+  } FIELDS[] = {{"aws_access_key_id", &out->keys.access_key_id},
+                {"aws_secret_access_key", &out->keys.secret_access_key},
+                {"aws_session_token", &out->keys.session_token},
+                {"role_arn", &out->role},
+                {"web_identity_token_file", &out->token_file},
+                {"role_session_name", &out->session}};
   char *equals = strchr(line, '=');
   if (equals == NULL) return true;
   *equals = '\0';
   const char *name = trim(line), *value = trim(equals + 1);
-  if (strcasecmp(name, "aws_access_key_id") == 0) return replace(&out->access_key_id, value);
-  if (strcasecmp(name, "aws_secret_access_key") == 0)
-    return replace(&out->secret_access_key, value);
-  if (strcasecmp(name, "aws_session_token") == 0) return replace(&out->session_token, value);
+  for (size_t i = 0; i < sizeof FIELDS / sizeof FIELDS[0]; i++) {
+    if (strcasecmp(name, FIELDS[i].name) == 0) return replace(FIELDS[i].field, value);
+  }
   return true;
 }
 
-profile_status profile_read(const char *path, const char *profile, s3_identity *out) {
+void profile_entry_free(profile_entry *self) {
+  s3_identity_free(&self->keys);
+  free(self->role);
+  free(self->token_file);
+  free(self->session);
+  *self = (profile_entry){0};
+}
+
+profile_status profile_read(const char *path, const char *profile, profile_entry *out) {
   FILE *file = fopen(path, "re");
   if (file == NULL)
     return errno == ENOENT || errno == ENOTDIR ? PROFILE_ABSENT : PROFILE_UNREADABLE;
@@ -68,6 +84,8 @@ profile_status profile_read(const char *path, const char *profile, s3_identity *
   fclose(file);
   if (!well) return PROFILE_NO_MEMORY;
   if (broken) return PROFILE_UNREADABLE;
-  return out->access_key_id != NULL && out->secret_access_key != NULL ? PROFILE_FOUND
-                                                                      : PROFILE_ABSENT;
+  bool keys = out->keys.access_key_id != NULL && out->keys.secret_access_key != NULL;
+  if (!keys) s3_identity_free(&out->keys);
+  bool role = out->role != NULL && out->token_file != NULL;
+  return keys || role ? PROFILE_FOUND : PROFILE_ABSENT;
 }

@@ -24,6 +24,7 @@ local function environment(given)
   local env = {}
   for _, name in ipairs(KEPT) do env[name] = os.getenv(name) end
   env.TERM = "dumb"
+  env.AWS_EC2_METADATA_DISABLED = "true" -- the metadata service of this machine is not ours
   for name, value in pairs(given or {}) do env[name] = value end
   return env
 end
