@@ -352,6 +352,11 @@ local METAVAR = { string = "TEXT", integer = "N", number = "N", duration = "TIME
 
 local function shown(kind, value)
   if kind == "list" then return table.concat(value, ",") end
+  if kind == "map" then
+    local items = {}
+    for _, name in ipairs(sorted_names(value)) do items[#items + 1] = name .. "=" .. tostring(value[name]) end
+    return table.concat(items, " ")
+  end
   return tostring(value)
 end
 

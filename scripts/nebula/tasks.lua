@@ -127,6 +127,7 @@ end
 ---@param given? table its options
 ---@param settings? {progress?: boolean|"json", stop_asked?: fun(): boolean}
 ---@return any result what the task returned
+---@return boolean? fine false where it found something wrong: the exit status is 1 then
 function tasks.run(storage, task, given, settings)
   if type(task) == "string" then task = tasks.load(task) end
   local opts = options.coerce(task.options, given, task.name)

@@ -10,6 +10,7 @@ describe("README.md", function()
 
   lazy_setup(function()
     project = nebula.scratch()
+    nebula.write(project, { ["nebula.conf.lua"] = ("return { blobs = 'file:%s/blobs' }"):format(project) })
     environment = {
       PATH = nebula.root .. "/build:" .. os.getenv "PATH",
       HOME = project,

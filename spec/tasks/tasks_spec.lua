@@ -37,38 +37,42 @@ describe("admin tasks", function()
   it("are listed with what they do", function()
     local out = nebula_task {}
     assert.equal(0, out.status)
-    assert.matches("prune%-jobs%s+Delete finished jobs past their retention", out.stdout)
+    assert.matches("purge%-jobs%s+Delete finished jobs past their retention", out.stdout)
     assert.matches("execution%-stats", out.stdout)
   end)
 
   it("say beforehand what they would do, and change nothing then", function()
-    local out = nebula_task { "prune-jobs", "--older-than", "14d", "--dry-run", "--json" }
-    assert.equal(600, nebula.json.decode(out.stdout).would_delete)
+    local out = nebula_task { "purge-jobs", "--dry-run", "--json" }
+    assert.same({ completed = 300, cancelled = 300 }, nebula.json.decode(out.stdout).would_delete)
     assert.equal(1200, count())
   end)
 
   it("ask before they destroy, and are refused where nobody can be asked", function()
-    local out = nebula_task { "prune-jobs" }
+    local out = nebula_task { "purge-jobs" }
     assert.equal(2, out.status)
     assert.matches("%-%-yes", out.stderr)
     assert.equal(1200, count())
   end)
 
   it("delete in batches what the options name", function()
-    local out = nebula_task { "prune-jobs", "--status", "dead", "--older-than", "1d", "--yes", "--json" }
+    local out = nebula_task { "purge-jobs", "--keep", "dead=1d", "--yes", "--json" }
     assert.equal(0, out.status)
     assert.equal(300, nebula.json.decode(out.stdout).deleted)
-    assert.same({ deleted = 600 }, tasks.run(storage, "prune-jobs", { older_than = "14d" }))
+    assert.same({ deleted = 600 }, (tasks.run(storage, "purge-jobs", {})))
     assert.equal(300, count())
   end)
 
   it("check their options", function()
-    local out = nebula_task { "prune-jobs", "--status", "weird", "--yes" }
+    local out = nebula_task { "purge-jobs", "--keep", "completd=1d", "--yes" }
     assert.equal(2, out.status)
-    assert.matches("completed, cancelled, failed, dead", out.stderr)
-    out = nebula_task { "prune-job" }
+    assert.matches("did you mean completed%?", out.stderr)
+    out = nebula_task { "purge-jobs", "--keep", "completed=soon", "--yes" }
     assert.equal(2, out.status)
-    assert.matches("did you mean prune%-jobs", out.stderr)
+    assert.matches('wants a duration such as "14d"', out.stderr)
+    out = nebula_task { "purge-job" }
+    assert.equal(2, out.status)
+    assert.matches("did you mean purge%-jobs", out.stderr)
+    assert.equal(1200, count())
   end)
 
   it("run one at a time", function()
@@ -78,6 +82,14 @@ describe("admin tasks", function()
     end }
     assert.equal("conflict", tasks.run(storage, task))
     assert.is_nil(tasks.run(storage, { name = "exclusive", options = {}, run = function() end }))
+    local held <close> = storage.db:acquire()
+    local pid = held:value "SELECT pg_backend_pid()"
+    local key = require("nebula.advisory").key "nebula task purge-jobs"
+    assert.is_true(require("nebula.advisory").try(held, key))
+    local out = nebula_task { "purge-jobs", "--yes" }
+    assert.equal(1, out.status)
+    assert.matches("task purge%-jobs is running already: process " .. pid .. " %(", out.stderr)
+    require("nebula.advisory").unlock(held, key)
   end)
 
   it("cannot write in a preview", function()
@@ -113,6 +125,54 @@ describe("admin tasks", function()
     assert.equal(2, #rows)
     assert.equal("completed", rows[1].status)
     assert.equal(1, rows[1].executions)
+  end)
+
+  it("end between two batches where somebody asks for it, with what they did kept", function()
+    local asked, rounds = false, 0
+    local _, err = nebula.try(tasks.run, storage, { name = "stops", options = {}, run = function(ctx)
+      ctx.batches(function()
+        rounds, asked = rounds + 1, rounds == 2
+        return ctx.db:exec "DELETE FROM workflow_jobs WHERE id IN (SELECT id FROM workflow_jobs LIMIT 10)"
+      end)
+    end }, {}, { stop_asked = function() return asked end })
+    assert.equal("cancelled", err.kind)
+    assert.equal(3, rounds)
+    assert.equal(1170, count())
+  end)
+
+  it("end cleanly at Ctrl-C, with status 130", function()
+    local path = directory.make("endless") .. "/endless.lua"
+    nebula.fs.write(path, [[return { run = function(ctx)
+      ctx.batches(function() print "batch" io.stdout:flush() return 1 end)
+    end }]])
+    local running = child.spawn { file = PROGRAM, args = { "task", path }, env = { DATABASE_URL = url },
+      stdout = "pipe", stderr = "pipe" }
+    assert.matches("batch", running:read "stdout")
+    running:kill "INT"
+    local stopped = running:wait(20)
+    assert.equal(130, stopped and stopped.status)
+  end)
+
+  it("wait while a table they work on is vacuumed or the server is busy, and say so", function()
+    local said = {}
+    local throttle = require("nebula.throttle").new { label = "task x", max_lag = 5, max_active = 0,
+      log = function(line) said[#said + 1] = line end }
+    local busy = nebula.task.spawn(function() storage.db:exec "SELECT pg_sleep(1.2)" end)
+    child.await("a busy server", 5, function()
+      return storage.db:value [[SELECT EXISTS (SELECT FROM pg_stat_activity
+        WHERE query LIKE '%pg_sleep(1.2)%' AND state = 'active' AND pid <> pg_backend_pid())]]
+    end)
+    throttle:rest(storage.db, 0)
+    busy:join()
+    assert.equal(1, #said)
+    assert.matches("^task x waits: %d+ statements run at the server$", said[1])
+  end)
+
+  it("exit with 1 where they found something wrong", function()
+    local path = directory.make("finds") .. "/finds.lua"
+    nebula.fs.write(path, "return { read_only = true, run = function() return { wrong = 1 }, false end }")
+    assert.equal(1, nebula_task({ path }).status)
+    assert.equal(0, nebula_task({ path, "--dry-run" }).status)
   end)
 
   it("are named where they are broken", function()

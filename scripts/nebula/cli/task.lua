@@ -24,17 +24,20 @@ local function help(task, declared)
   print("Options:\n" .. require("nebula.options").help(declared))
 end
 
+-- A list of rows, then what else the task says.
 local function show(result, json)
   local nebula, ui = require "nebula", require "nebula.ui"
   if json then
     print(nebula.json.encode(result == nil and nebula.json.object() or result))
-  elseif type(result) == "table" and result.rows then
-    print(ui.table(result.rows, { columns = result.columns }))
   elseif type(result) == "table" then
+    if result.rows and #result.rows > 0 then print(ui.table(result.rows, { columns = result.columns })) end
     local rows = {}
-    for name, value in pairs(result) do rows[#rows + 1] = { what = name, value = value } end
+    for name, value in pairs(result) do
+      if name ~= "rows" and name ~= "columns" then rows[#rows + 1] = { what = name, value = value } end
+    end
     table.sort(rows, function(a, b) return tostring(a.what) < tostring(b.what) end)
-    print(ui.table(rows, { columns = { "what", "value" } }))
+    if #rows > 0 then print(ui.table(rows, { columns = { "what", "value" } })) end
+    if #rows == 0 and result.rows and #result.rows == 0 then print "nothing" end
   elseif result ~= nil then
     print(result)
   end
@@ -94,8 +97,10 @@ local function run(_, words)
     print "nothing was done"
     return 1
   end
-  show(tasks.run(storage, task, given, { progress = opts.json and "json" or true, stop_asked = stop_on_signals() }),
-    opts.json)
+  local result, fine = tasks.run(storage, task, given,
+    { progress = opts.json and "json" or true, stop_asked = stop_on_signals() })
+  show(result, opts.json)
+  if fine == false then return 1 end
 end
 
 return {

@@ -23,9 +23,16 @@ local Context = {}
 local Checkpoint = {}
 Checkpoint.__index = Checkpoint
 
---- What was saved last, or nil.
+--- What was saved last, or nil. Waits for a transaction that holds it: that of a killed run may still
+--- be about to commit.
 ---@return any
-function Checkpoint:load() return self.db:value("SELECT value FROM task_checkpoints WHERE task = $1", self.task) end
+function Checkpoint:load()
+  return self.db:value("SELECT value FROM task_checkpoints WHERE task = $1 FOR UPDATE", self.task)
+end
+
+--- Keeps the next run from loading it until this transaction has ended.
+---@param tx nebula.pg.Connection
+function Checkpoint:hold(tx) tx:exec("SELECT FROM task_checkpoints WHERE task = $1 FOR UPDATE", self.task) end
 
 --- Saves where the task is, in a transaction of its work where one is given. nil forgets it.
 ---@param value any
@@ -90,6 +97,33 @@ function Context:batch_all(fn, opts)
   end
 end
 
+local BLOCKS = "SELECT pg_relation_size($1::regclass) / current_setting('block_size')::int"
+local FIRST_BLOCKS = 64
+
+--- Goes once over a table as it lies on the disk: fn(from, to) is given a range of its ctids, does what
+--- there is to do (`WHERE ctid >= $1::tid AND ctid < $2::tid`) and returns how many rows it did. So each
+--- batch costs what it reads, whatever the conditions. What is added meanwhile is left.
+---@param table_name string
+---@param fn fun(from: string, to: string): integer
+---@param opts? {target?: number}
+---@return integer rows
+function Context:walk_all(table_name, fn, opts)
+  local target = opts and opts.target or TARGET_SECONDS
+  local last = self.db:value(BLOCKS, table_name)
+  local at, size, total = 0, FIRST_BLOCKS, 0
+  while at < last do
+    local to = math.min(at + size, last)
+    local started = nebula.time.monotonic()
+    total = total + fn(("(%d,0)"):format(at), ("(%d,0)"):format(to))
+    local elapsed = nebula.time.monotonic() - started
+    at = to
+    self.progress(at, last, "blocks")
+    size = math.max(1, math.floor(size * math.max(0.5, math.min(2, target / math.max(elapsed, 1e-4)))))
+    self:pause(elapsed, table_name)
+  end
+  return total
+end
+
 -- ---- making one ----
 
 local context = {}
@@ -102,7 +136,7 @@ local context = {}
 ---@return nebula.TaskContext
 ---@return fun() finish
 function context.new(storage, task, db, settings)
-  local bar
+  local bar, bar_unit
   local self = {
     db = db, storage = storage, task_name = task.name, log = nebula.log.with { task = task.name }, throttles = {},
     checkpoint = setmetatable({ db = db, task = task.name }, Checkpoint),
@@ -110,11 +144,18 @@ function context.new(storage, task, db, settings)
   }
   function self.progress(done, total, unit)
     if not settings.progress then return end
-    bar = bar or require("nebula.ui").progress { label = task.name, total = total, unit = unit or "rows",
+    unit = unit or "rows"
+    if bar and bar_unit ~= unit then -- another part of the work begins
+      bar:finish()
+      bar = nil
+    end
+    bar = bar or require("nebula.ui").progress { label = task.name, total = total, unit = unit,
       json = settings.progress == "json" }
+    bar_unit = unit
     bar:update(done, total)
   end
   function self.batches(fn, opts) return Context.batch_all(self, fn, opts) end
+  function self.walk(table_name, fn, opts) return Context.walk_all(self, table_name, fn, opts) end
   function self.throttle(took, table_name) return Context.pause(self, took, table_name) end
   setmetatable(self, { __index = function(_, name)
     if name == "blobs" then return storage.blobs end

@@ -1,0 +1,348 @@
+-- archive.lua: finished executions, with their jobs and history, moved into the blob store and back.
+--
+-- An archive is two objects: KEY, NDJSON compressed with zstd, a line a row ({"execution": {...}},
+-- {"job": {...}}, ...), and KEY.manifest.json, which says how many of each, the columns, and the
+-- SHA-256 of the NDJSON. The rows are deleted in the transaction that read them, once the object has
+-- been read back and compared: a row is in the database or in an archive whose manifest holds, never
+-- in neither. What is under way stands in the task's checkpoint, which the same transaction clears:
+-- an interrupted archive is known by it, and removed by the next run.
+local nebula = require "nebula"
+local raise = require "nebula.raise"
+
+local archive = {}
+
+local FORMAT = 1
+local DATA, MANIFEST = ".ndjson.zst", ".manifest.json"
+local MOST_MANIFEST = 1 << 20
+local MOST_PIECE = 256 << 10
+
+archive.FINISHED = { "completed", "failed", "cancelled", "timed_out" }
+
+-- The kinds of rows, in the order in which they can be inserted. WHERE speaks of the ids in `archived`.
+local KINDS = {
+  { kind = "workflow", from = "workflows", where = "id IN (SELECT workflow_id FROM archived)", kept = true },
+  { kind = "execution", from = "executions", where = "id IN (SELECT id FROM archived)" },
+  { kind = "history", from = "execution_history", where = "execution_id IN (SELECT id FROM archived)" },
+  { kind = "job", from = "workflow_jobs", where = "execution_id IN (SELECT id FROM archived)" },
+}
+
+local ARCHIVED = [[
+  CREATE TEMPORARY TABLE archived (id UUID PRIMARY KEY, workflow_id UUID NOT NULL, ended_at TIMESTAMPTZ NOT NULL)
+  ON COMMIT DROP
+]]
+
+--- Which executions a purge or an archive takes: $1 statuses, $2 the time before which they ended, $3 the
+--- names of their workflows or NULL. One with a job that still waits or runs stays.
+archive.WHICH = [[
+  FROM executions e
+  WHERE e.status = ANY ($1) AND e.status IN ('completed', 'failed', 'cancelled', 'timed_out')
+  AND coalesce(e.completed_at, e.updated_at) < $2::timestamptz
+  AND ($3::text[] IS NULL OR e.workflow_id IN (SELECT w.id FROM workflows w WHERE w.name = ANY ($3)))
+  AND NOT EXISTS (
+    SELECT FROM workflow_jobs j WHERE j.execution_id = e.id AND j.status IN ('pending', 'running')
+  )
+]]
+
+local CHOOSE = "INSERT INTO archived SELECT e.id, e.workflow_id, coalesce(e.completed_at, e.updated_at)"
+  .. archive.WHICH .. " ORDER BY coalesce(e.completed_at, e.updated_at), e.id LIMIT $4"
+
+local COLUMNS = [[
+  SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
+  WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped
+]]
+
+---@class nebula.ArchiveManifest
+---@field format integer
+---@field key string of the data
+---@field created_at string
+---@field counts table<string, integer> rows by kind: workflow, execution, history, job
+---@field columns table<string, string[]> by kind
+---@field bytes integer of the NDJSON
+---@field size integer of the object, compressed
+---@field sha256 string of the NDJSON
+---@field ended {first: string, last: string} when its executions ended
+
+-- ---- writing ----
+
+-- Writes the rows of `archived` as NDJSON; returns counts, columns, bytes and their SHA-256.
+local function write_rows(tx, out)
+  local hasher, bytes = nebula.crypto.sha256_new(), 0
+  local counts, columns = {}, {}
+  local function sink(piece)
+    hasher:update(piece)
+    bytes = bytes + #piece
+    out:write(piece)
+  end
+  for _, of in ipairs(KINDS) do
+    columns[of.kind] = tx:value(COLUMNS, of.from)
+    counts[of.kind] = tx:copy_out(([[SELECT '{"%s":' || row_to_json(r)::text || '}' FROM %s r WHERE %s]])
+      :format(of.kind, of.from, of.where), sink, { format = "ndjson" })
+  end
+  return counts, columns, bytes, hasher:finish()
+end
+
+-- The SHA-256 and the length of an archive's NDJSON, as it can be read back. Calls fn with each piece.
+local function read_back(blobs, key, fn)
+  local reader <close> = blobs:reader(key, { decompress = "zstd" })
+  if not reader then raise("not_found", "archive %s: the object is not there", key) end
+  local hasher, bytes = nebula.crypto.sha256_new(), 0
+  while true do
+    local piece = reader:read(MOST_PIECE)
+    if not piece then return hasher:finish(), bytes end
+    hasher:update(piece)
+    bytes = bytes + #piece
+    if fn then fn(piece) end
+  end
+end
+
+-- In the opposite order, so that a foreign key finds nothing to do.
+local function delete_rows(tx, manifest)
+  for i = #KINDS, 1, -1 do
+    local of = KINDS[i]
+    if not of.kept then
+      local deleted = tx:exec(("DELETE FROM %s WHERE %s"):format(of.from, of.where))
+      if deleted ~= manifest.counts[of.kind] then
+        raise("conflict", "archive %s: %d rows of %s were copied, but %d would be deleted; nothing was deleted",
+          manifest.key, manifest.counts[of.kind], of.from, deleted)
+      end
+    end
+  end
+end
+
+--- Removes what an interrupted archive left; its rows are still in the database.
+---@param blobs nebula.Blobs
+---@param key string
+function archive.discard(blobs, key)
+  blobs:delete(key .. MANIFEST)
+  blobs:delete(key)
+end
+
+--- Archives the next executions: at most `limit`, those that ended first. nil where there are none.
+--- Raises what the database or the store raises; then nothing was deleted.
+---@param ctx nebula.TaskContext
+---@param which {status: string[], before: string, workflows?: string[]}
+---@param key string of the object
+---@param limit integer
+---@return nebula.ArchiveManifest?
+function archive.write(ctx, which, key, limit)
+  local blobs = ctx.blobs
+  return ctx.db:transaction(function(tx)
+    ctx.checkpoint:hold(tx)
+    tx:exec(ARCHIVED)
+    local count = tx:exec(CHOOSE, which.status, which.before, which.workflows, limit)
+    if count == 0 then return nil end
+    tx:exec "ANALYZE archived"
+    archive.discard(blobs, key) -- of a run of this function before a serialization failure
+    local out <close> = blobs:writer(key, { compress = "zstd", if_none_match = "*",
+      content_type = "application/zstd" })
+    local counts, columns, bytes, sha256 = write_rows(tx, out)
+    local stored = out:finish()
+    local found, length = read_back(blobs, key)
+    if found ~= sha256 or length ~= bytes then
+      raise("io", "archive %s reads back as %d bytes with SHA-256 %s, not %d with %s; nothing was deleted", key,
+        length, found, bytes, sha256)
+    end
+    local manifest = {
+      format = FORMAT, key = key, created_at = nebula.time.format(nebula.time.now()), counts = counts,
+      columns = columns, bytes = bytes, size = stored.size, sha256 = sha256,
+      ended = tx:one "SELECT min(ended_at) AS first, max(ended_at) AS last FROM archived",
+    }
+    blobs:put(key .. MANIFEST, nebula.json.encode(manifest), { content_type = "application/json",
+      if_none_match = "*" })
+    delete_rows(tx, manifest)
+    ctx.checkpoint:save(nil, tx)
+    return manifest
+  end, { isolation = "repeatable read" })
+end
+
+-- ---- reading ----
+
+local INTEGERS = { "bytes", "size" }
+
+local function check_manifest(name, manifest)
+  local function bad(what) raise("validation", "%s: %s; it is no manifest of an archive", name, what) end
+  if type(manifest) ~= "table" then bad "it is no JSON object" end
+  if math.type(manifest.format) ~= "integer" then bad "`format` is missing" end
+  if manifest.format > FORMAT then
+    raise("validation", "%s: the archive has format %d, written by a newer version; this one reads up to %d: update it",
+      name, manifest.format, FORMAT)
+  end
+  for _, field in ipairs(INTEGERS) do
+    if math.type(manifest[field]) ~= "integer" then bad(("`%s` is no whole number"):format(field)) end
+  end
+  if type(manifest.sha256) ~= "string" or type(manifest.key) ~= "string" then bad "`sha256` or `key` is missing" end
+  for _, of in ipairs(KINDS) do
+    if type(manifest.counts) ~= "table" or math.type(manifest.counts[of.kind]) ~= "integer" then
+      bad(("`counts.%s` is missing"):format(of.kind))
+    end
+    if type(manifest.columns) ~= "table" or type(manifest.columns[of.kind]) ~= "table" then
+      bad(("`columns.%s` is missing"):format(of.kind))
+    end
+  end
+  return manifest
+end
+
+--- An archive's manifest. Raises `not_found`, `validation` (no manifest, or one of a newer version).
+---@param blobs nebula.Blobs
+---@param key string the archive's, or its manifest's
+---@return nebula.ArchiveManifest
+function archive.manifest(blobs, key)
+  local name = key:sub(-#MANIFEST) == MANIFEST and key or key .. MANIFEST
+  local text = blobs:get(name, { max_bytes = MOST_MANIFEST })
+  if not text then
+    raise("not_found", "there is no archive %s (%s is not there); `nebula task list-archives` lists them", key, name)
+  end
+  local manifest, err = nebula.try(nebula.json.decode, text)
+  if err then raise("validation", "%s: %s; it is no manifest of an archive", name, err.message) end
+  check_manifest(name, manifest)
+  manifest.key = name:sub(1, -#MANIFEST - 1) -- an archive may have been copied elsewhere
+  return manifest
+end
+
+--- Whether an object is part of an archive.
+---@param blobs nebula.Blobs
+---@param key string
+---@return boolean
+function archive.owns(blobs, key)
+  if key:sub(-#MANIFEST) == MANIFEST then return true end
+  return key:sub(-#DATA) == DATA and blobs:exists(key .. MANIFEST)
+end
+
+--- A new archive's key: what sorts by the time of archiving, and is nobody else's.
+---@param prefix string
+---@return string
+function archive.new_key(prefix)
+  return prefix .. nebula.time.format(nebula.time.now()):sub(1, 10) .. "-" .. nebula.crypto.uuid_v7() .. DATA
+end
+
+--- Goes through the archives below a prefix, in the order of their keys.
+---@param blobs nebula.Blobs
+---@param prefix string
+---@return fun(): string? key
+function archive.list(blobs, prefix)
+  local objects = blobs:list { prefix = prefix }
+  return function()
+    for object in objects do
+      if object.key and object.key:sub(-#MANIFEST) == MANIFEST then return object.key:sub(1, -#MANIFEST - 1) end
+    end
+  end
+end
+
+-- ---- bringing back ----
+
+local BY_KIND = {}
+for _, of in ipairs(KINDS) do BY_KIND[of.kind] = of end
+local MOST_LINES, MOST_BYTES = 1000, 1 << 20
+
+-- The statement that inserts an array of rows; $2 narrows it to some executions.
+local function insert_sql(tx, manifest, of)
+  local known, names = {}, {}
+  for _, name in ipairs(tx:value(COLUMNS, of.from)) do known[name] = true end
+  for i, name in ipairs(manifest.columns[of.kind]) do
+    if not known[name] then
+      raise("migration", "archive %s: its %s rows have a column %s, which %s here lacks; run: nebula migrate up",
+        manifest.key, of.kind, name, of.from)
+    end
+    names[i] = nebula.pg.ident(name)
+  end
+  local list = table.concat(names, ", ")
+  local id = of.kind == "execution" and "id" or "execution_id"
+  return ([[
+    INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE
+    SELECT %s FROM json_populate_recordset(NULL::%s, $1) %s
+    ON CONFLICT DO NOTHING
+  ]]):format(of.from, list, list, of.from,
+    of.kept and "" or ("WHERE ($2::uuid[] IS NULL OR %s = ANY ($2))"):format(id))
+end
+
+-- Splits pieces into lines, and lines into batches of one kind: `add(piece)`, `finish()`.
+local function batcher(manifest, flush)
+  local rest, kind, rows, bytes = "", nil, {}, 0
+  local counts = {}
+  local self = { counts = counts }
+  local function send()
+    if #rows > 0 then flush(BY_KIND[kind], "[" .. table.concat(rows, ",") .. "]") end
+    rows, bytes = {}, 0
+  end
+  local function line(text)
+    local name, start = text:match '^{"(%a+)":(){'
+    if not name or not BY_KIND[name] or text:sub(-1) ~= "}" then
+      raise("validation", "archive %s: a line is no row of an archive: %s", manifest.key, text:sub(1, 60))
+    end
+    if name ~= kind or #rows >= MOST_LINES or bytes >= MOST_BYTES then send() end
+    kind = name
+    rows[#rows + 1], bytes = text:sub(start, -2), bytes + #text
+    counts[name] = (counts[name] or 0) + 1
+  end
+  function self.add(piece)
+    local from = 1
+    while true do
+      local stop = piece:find("\n", from, true)
+      if not stop then break end
+      line(rest .. piece:sub(from, stop - 1))
+      rest, from = "", stop + 1
+    end
+    rest = rest .. piece:sub(from)
+  end
+  function self.finish()
+    if rest ~= "" then line(rest) end
+    send()
+  end
+  return self
+end
+
+-- Compares what was read with what the manifest says.
+local function compare(manifest, sha256, bytes, counts)
+  if sha256 ~= manifest.sha256 or bytes ~= manifest.bytes then
+    raise("validation", "archive %s is not what its manifest describes: %d bytes with SHA-256 %s, not %d with %s",
+      manifest.key, bytes, sha256, manifest.bytes, manifest.sha256)
+  end
+  for _, of in ipairs(KINDS) do
+    if (counts[of.kind] or 0) ~= manifest.counts[of.kind] then
+      raise("validation", "archive %s has %d %s rows; its manifest says %d", manifest.key, counts[of.kind] or 0,
+        of.kind, manifest.counts[of.kind])
+    end
+  end
+end
+
+--- Reads an archive to its end and compares it with its manifest. Raises `validation`, `not_found`.
+---@param blobs nebula.Blobs
+---@param manifest nebula.ArchiveManifest
+function archive.verify(blobs, manifest)
+  local lines = batcher(manifest, function() end)
+  local sha256, bytes = read_back(blobs, manifest.key, lines.add)
+  lines.finish()
+  compare(manifest, sha256, bytes, lines.counts)
+end
+
+--- Brings an archive's rows back, in one transaction: all of them, or none where the archive is not what
+--- its manifest describes. What the database has already stays as it is.
+--- Raises `validation`, `not_found`, `migration` (the database lacks a column).
+---@param db nebula.pg.Pool
+---@param blobs nebula.Blobs
+---@param manifest nebula.ArchiveManifest
+---@param executions? string[] only these ids
+---@return table<string, integer> restored rows by kind
+function archive.restore(db, blobs, manifest, executions)
+  return db:transaction(function(tx)
+    local restored, statements = {}, {}
+    for _, of in ipairs(KINDS) do
+      restored[of.kind], statements[of.kind] = 0, insert_sql(tx, manifest, of)
+    end
+    local lines = batcher(manifest, function(of, rows)
+      local count
+      if of.kept then
+        count = tx:exec(statements[of.kind], rows)
+      else
+        count = tx:exec(statements[of.kind], rows, executions)
+      end
+      restored[of.kind] = restored[of.kind] + count
+    end)
+    local sha256, bytes = read_back(blobs, manifest.key, lines.add)
+    lines.finish()
+    compare(manifest, sha256, bytes, lines.counts)
+    return restored
+  end)
+end
+
+return archive

@@ -1,0 +1,148 @@
+-- archive-executions, list-archives, restore-archive: over a directory and over a real S3 server.
+local directory = require "spec.support.directory"
+local nebula = require "nebula"
+local postgres = require "spec.support.postgres"
+local s3 = require "spec.support.s3"
+local storages = require "nebula.storage"
+local tasks = require "nebula.tasks"
+
+local EXECUTIONS = tonumber(os.getenv "NEBULA_SPEC_LONG") and 100000 or 3000
+local UNTIL = "2026-01-01T00:00:00Z"
+
+local STORES = {
+  ["a directory"] = function() return { blobs = "file:" .. directory.make "archive" } end,
+  ["S3"] = function()
+    local options = s3.options()
+    return { s3_endpoint = options.endpoint, s3_bucket = options.bucket, s3_access_key = options.access_key_id,
+      s3_secret_key = options.secret_access_key }
+  end,
+}
+
+-- Every row of the tables that are archived, as one digest.
+local FINGERPRINT = [[
+  SELECT md5(string_agg(t.row, E'\n' ORDER BY t.row)) FROM (
+    SELECT w::text FROM workflows w UNION ALL SELECT e::text FROM executions e UNION ALL
+    SELECT h::text FROM execution_history h UNION ALL SELECT j::text FROM workflow_jobs j
+  ) AS t (row)
+]]
+
+for name, store in pairs(STORES) do
+  describe("archives in " .. name, function()
+    local storage
+
+    local function fingerprint() return storage.db:value(FINGERPRINT) end
+    local function run(task, options) return (tasks.run(storage, task, options)) end
+    local function failure(...) return select(2, nebula.try(...)) end
+    local function executions() return storage.db:value "SELECT count(*) FROM executions" end
+
+    setup(function()
+      local settings = store()
+      settings.database_url = postgres.database()
+      storage = storages.new(settings)
+      storage:run_migrations { log = function() end }
+    end)
+    teardown(function() storage:close() end)
+
+    before_each(function()
+      storage.db:exec "TRUNCATE workflows, executions, execution_history, workflow_jobs, task_checkpoints"
+      for object in storage.blobs:list() do storage.blobs:delete(object.key) end
+      run("seed", { executions = EXECUTIONS, ["until"] = UNTIL, workflows = 3 })
+    end)
+
+    it("hold every row, and give it back as it was", function()
+      local before = fingerprint()
+      local done = run("archive-executions", { per_object = EXECUTIONS // 3 + 1 })
+      assert.equal(3, done.archives)
+      assert.equal(EXECUTIONS, done.executions)
+      assert.equal(EXECUTIONS, done.jobs)
+      assert.equal(0, executions())
+      assert.equal(0, storage.db:value "SELECT count(*) FROM workflow_jobs")
+      assert.equal(0, storage.db:value "SELECT count(*) FROM execution_history")
+
+      local listed = run("list-archives", { verify = true }).rows
+      assert.equal(3, #listed)
+      for _, row in ipairs(listed) do assert.equal("verified", row.state) end
+
+      storage.db:exec "DELETE FROM workflows" -- they come back too
+      local restored = run("restore-archive", { all = true })
+      assert.equal(EXECUTIONS, restored.executions)
+      assert.equal(2 * EXECUTIONS, restored.history)
+      assert.equal(before, fingerprint())
+      assert.equal(0, run("restore-archive", { all = true }).executions)
+      assert.equal(before, fingerprint())
+    end)
+
+    it("take only what ended, long enough ago, with nothing left to run", function()
+      local db = storage.db
+      local ids = db:query "SELECT id, workflow_id FROM executions ORDER BY id LIMIT 3"
+      db:exec("UPDATE executions SET status = 'running', completed_at = NULL WHERE id = $1", ids[1].id)
+      db:exec("UPDATE executions SET completed_at = now() WHERE id = $1", ids[2].id)
+      db:exec("INSERT INTO workflow_jobs (execution_id, payload) VALUES ($1, '{}')", ids[3].id)
+      assert.equal(EXECUTIONS - 3, tasks.preview(storage, tasks.load "archive-executions", {}).would_archive)
+      assert.equal(EXECUTIONS - 3, run("archive-executions").executions)
+      assert.equal(3, executions())
+    end)
+
+    it("bring back single executions", function()
+      local id = storage.db:value "SELECT id FROM executions ORDER BY id LIMIT 1"
+      run("archive-executions")
+      local done = run("restore-archive", { all = true, execution = { id } })
+      assert.same({ archives = 1, executions = 1, history = 2, jobs = 1 }, done)
+      assert.equal(id, storage.db:value "SELECT id FROM executions")
+    end)
+
+    it("are refused whole where their data is not what the manifest describes", function()
+      run("archive-executions")
+      local key = run("list-archives").rows[1].archive
+      local manifest = nebula.json.decode((storage.blobs:get(key .. ".manifest.json")))
+      local function rewritten(changes)
+        local copy = {}
+        for field, value in pairs(manifest) do copy[field] = value end
+        for field, value in pairs(changes) do copy[field] = value end
+        storage.blobs:put(key .. ".manifest.json", nebula.json.encode(copy))
+        return failure(run, "restore-archive", { archive = { key } })
+      end
+      assert.matches("is not what its manifest describes", rewritten({ sha256 = ("0"):rep(64) }).message)
+      assert.matches("is not what its manifest describes", rewritten({ bytes = manifest.bytes + 1 }).message)
+      local counts = nebula.json.decode(nebula.json.encode(manifest.counts))
+      counts.job = counts.job + 1
+      assert.matches("its manifest says " .. counts.job, rewritten({ counts = counts }).message)
+      assert.matches("written by a newer version", rewritten({ format = 99 }).message)
+      assert.matches("`sha256` or `key` is missing", rewritten({ sha256 = 7 }).message)
+      local columns = nebula.json.decode(nebula.json.encode(manifest.columns))
+      table.insert(columns.execution, "flavour")
+      assert.matches("flavour.+run: nebula migrate up", rewritten({ columns = columns }).message)
+      storage.blobs:put(key .. ".manifest.json", "no JSON")
+      assert.matches("it is no manifest of an archive", failure(run, "restore-archive", { archive = { key } }).message)
+      assert.matches("`nebula task list%-archives` lists them",
+        failure(run, "restore-archive", { archive = { "nowhere" } }).message)
+      assert.equal(0, executions())
+      assert.matches("it is no manifest", run("list-archives").rows[1].state)
+    end)
+
+    it("say what is missing on the command line", function()
+      assert.equal("config", failure(run, "restore-archive", {}).kind)
+      assert.matches("no archive below", failure(run, "restore-archive", { all = true }).message)
+      assert.matches("wants UUIDs", failure(run, "restore-archive", { all = true, execution = { "7" } }).message)
+      assert.same({ archives = 0, executions = 0, jobs = 0, bytes = 0, size = 0 },
+        run("archive-executions", { older_than = "100000d" }))
+    end)
+
+    it("leave everything in the database where the store refuses the object", function()
+      local before = fingerprint()
+      storage.db:exec [[
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no deletes today'; END $$;
+        CREATE TRIGGER refuse BEFORE DELETE ON executions FOR EACH STATEMENT EXECUTE FUNCTION refuse()
+      ]]
+      local err = failure(run, "archive-executions")
+      storage.db:exec "DROP TRIGGER refuse ON executions; DROP FUNCTION refuse"
+      assert.matches("no deletes today", err.message)
+      assert.equal(before, fingerprint())
+      assert.equal(1, #run("list-archives").rows) -- of the run that failed
+      run("archive-executions")
+      assert.equal(1, #run("list-archives").rows) -- that one was removed, and made anew
+      run("restore-archive", { all = true })
+      assert.equal(before, fingerprint())
+    end)
+  end)
+end
