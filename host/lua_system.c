@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <dirent.h>
@@ -46,6 +47,24 @@ static int system_ids(lua_State *L) {
   lua_setfield(L, -2, "gid");
   lua_pushinteger(L, getpid());
   lua_setfield(L, -2, "pid");
+  return 1;
+}
+
+/* hostname(): this machine's name */
+static int system_hostname(lua_State *L) {
+  char name[UV_MAXHOSTNAMESIZE];
+  size_t size = sizeof name;
+  if (uv_os_gethostname(name, &size) != 0) size = 0;
+  lua_pushlstring(L, name, size);
+  return 1;
+}
+
+/* end_with(parent, signal): this process gets the signal when that parent ends. False where it has
+ * ended already, or is not the parent. */
+static int system_end_with(lua_State *L) {
+  pid_t parent = (pid_t)luaL_checkinteger(L, 1);
+  prctl(PR_SET_PDEATHSIG, host_signal_number(L, 2, "system.end_with"));
+  lua_pushboolean(L, getppid() == parent);
   return 1;
 }
 
@@ -334,7 +353,8 @@ static const luaL_Reg FUNCTIONS[] = {
     {"list", system_list},         {"space", system_space},
     {"lock", system_lock},         {"isatty", system_isatty},
     {"window", system_window},     {"remove_tree", system_remove_tree},
-    {"kill", system_kill},         {NULL, NULL},
+    {"kill", system_kill},         {"hostname", system_hostname},
+    {"end_with", system_end_with}, {NULL, NULL},
 };
 
 int lua_open_system(lua_State *L) {

@@ -6,7 +6,8 @@ local storage = require "nebula.storage"
 local queue = {}
 
 local OPTIONS = {
-  delay = true, at = true, priority = true, unique_key = true, workflow_id = true, execution_id = true,
+  delay = true, at = true, priority = true, unique_key = true, unique_while = true, unique_for = true,
+  workflow_id = true, execution_id = true,
   max_retries = true, lane = true, tx = true,
 }
 
@@ -15,6 +16,7 @@ local OPTIONS = {
 ---@param handler string
 ---@param payload? table
 ---@param opts? {delay?: number|string, at?: number|string, priority?: integer, unique_key?: string,
+---  unique_while?: "active"|"pending", unique_for?: number|string,
 ---  workflow_id?: string, execution_id?: string, max_retries?: integer, lane?: string, tx?: nebula.pg.Connection}
 ---@return {id: string, duplicate?: boolean}
 function queue.push(handler, payload, opts)
@@ -28,6 +30,7 @@ function queue.push(handler, payload, opts)
   copy.handler = handler
   return storage.shared():push_job({
     payload = copy, delay = opts.delay, scheduled_at = opts.at, priority = opts.priority, unique_key = opts.unique_key,
+    unique_while = opts.unique_while, unique_for = opts.unique_for,
     workflow_id = opts.workflow_id, execution_id = opts.execution_id, max_retries = opts.max_retries, lane = opts.lane,
   }, opts.tx)
 end
@@ -36,7 +39,8 @@ end
 local SAME = {
   push_jobs = "push_jobs", claim_jobs = "claim_jobs", complete_jobs = "complete_jobs", fail_job = "fail_job",
   heartbeat = "heartbeat_jobs", release = "release_jobs", cancel = "cancel_job", get = "get_job", list = "list_jobs",
-  requeue = "requeue_jobs", stats = "queue_stats",
+  requeue = "requeue_jobs", stats = "queue_stats", snooze = "snooze_job", pause = "pause_queue",
+  resume = "resume_queue", paused = "paused_lanes", workers = "list_workers",
 }
 
 for name, method in pairs(SAME) do

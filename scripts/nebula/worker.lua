@@ -7,6 +7,7 @@
 --   keeper     leases: heartbeats, the end of leased jobs, rescue of vanished workers' jobs
 --   flight     the file that tells the next start what ran when this process died
 --   handlers   handler files by name
+--   presence   this worker's row for others to see; what is paused and cancelled
 --
 -- Slots bound how many handlers run at once; sessions and runners wait for one another through
 -- signals, so that nothing polls but the idle claim itself.
@@ -18,6 +19,7 @@ local published = require "nebula.policy.published"
 local Flight = require "nebula.worker.flight"
 local Handlers = require "nebula.worker.handlers"
 local Keeper = require "nebula.worker.keeper"
+local Presence = require "nebula.worker.presence"
 local Run = require "nebula.worker.runner"
 local Session = require "nebula.worker.session"
 local Signal = require "nebula.worker.signal"
@@ -45,7 +47,9 @@ local UNWIND_SECONDS = 5 -- for handlers that are ended to give back what they h
 ---@field policy nebula.Policy in force, once it runs
 ---@field running integer handlers that run now
 ---@field leased table<string, table> runs under a lease, by job id
----@field counts {completed: integer, failed: integer, dead: integer, lost: integer, claimed: integer}
+---@field counts table<string, integer> completed, failed, dead, cancelled, lost, claimed
+---@field halted boolean the whole queue is paused
+---@field lanes_paused boolean some lane is
 local Worker = {}
 Worker.__index = Worker
 
@@ -66,7 +70,8 @@ function worker.new(storage, opts)
     storage = storage, db = storage.db, id = nebula.crypto.uuid_v7(), settings = given, workflow_id = workflow_id,
     finished = finished or given.drain and function() return true end,
     concurrency = given.concurrency, running = 0, slow = 0, hungry = {}, leased = {}, sessions = {}, wants_lease = {},
-    counts = { claimed = 0, completed = 0, failed = 0, dead = 0, lost = 0 },
+    counts = { claimed = 0, completed = 0, failed = 0, dead = 0, cancelled = 0, lost = 0 },
+    halted = false, lanes_paused = false, pushes = 0,
     freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
   }, Worker)
   if given.policy then
@@ -118,12 +123,9 @@ end
 --- Reads what a session needs to know of the database, and raises where it is not ready for us.
 local function look(self)
   local ready = self.db:value [[
-    SELECT count(*)
-    FROM pg_attribute
-    WHERE attrelid = to_regclass('workflow_jobs')
-    AND attname = 'lease_until'
+    SELECT to_regclass('job_workers') IS NOT NULL
   ]]
-  if ready == 0 then
+  if not ready then
     error(nebula.error { kind = "config",
       message = "the database has no job queue of this version: run `nebula migrate up`" }, 0)
   end
@@ -164,9 +166,10 @@ function Worker:wake()
 end
 
 --- The queue is empty and nothing runs: is that the end?
+---@param looked integer how many pushes of this process there were when it was found empty
 ---@return boolean
-function Worker:ended()
-  if not self.finished or self.running > 0 or next(self.leased) then return false end
+function Worker:ended(looked)
+  if not self.finished or looked < self.pushes or self.running > 0 or next(self.leased) then return false end
   for _, session in ipairs(self.sessions) do -- one at work may give jobs back that the others did not see
     if session.begun and not session.resting then return false end
   end
@@ -210,24 +213,30 @@ end
 
 --- Works until it is stopped (or, with `drain`, until no job is due). Raises where the database
 --- cannot be reached at the start; later it waits for it to come back.
----@return {claimed: integer, completed: integer, failed: integer, dead: integer, lost: integer} counts
+---@return {claimed: integer, completed: integer, failed: integer, dead: integer, cancelled: integer, lost: integer}
 function Worker:run()
   look(self)
   adopt(self, self.storage:policy())
   local state = config.settings().state
   local flight <close> = Flight.open(self.db, self.id, state and state .. "/run")
   local keeper <close> = Keeper.new(self)
+  local presence <close> = Presence.new(self)
   self.flight, self.keeper = flight, keeper
+  presence:look()
   flight:recover(self)
   keeper:sweep() -- also a worker that soon ends has looked once
 
-  local _ <close> = setmetatable({}, { __close = self.storage:on_push(function() self.pushed:notify() end) })
+  local _ <close> = setmetatable({}, { __close = self.storage:on_push(function()
+    self.pushes = self.pushes + 1
+    self.pushed:notify()
+  end) })
   local background = {}
   local _ <close> = setmetatable({}, { __close = function()
     for _, task in ipairs(background) do task:cancel() end
     for _, task in ipairs(background) do nebula.try(task.join, task) end -- they use what closes next
   end })
   in_background(background, follow, self)
+  in_background(background, presence.follow, presence)
   in_background(background, self.keeper.heartbeats, self.keeper)
   in_background(background, self.keeper.settling, self.keeper)
   in_background(background, self.keeper.rescues, self.keeper)

@@ -1,4 +1,4 @@
--- cli/queue.lua: `nebula queue stats|list|show|push|requeue|cancel`.
+-- cli/queue.lua: `nebula queue stats|list|show|push|requeue|cancel|pause|resume|workers`.
 local JSON = { default = false, help = "print JSON" }
 local LISTED = { "id", "status", "priority", "scheduled_at", "retry_count", "handler", "error" }
 local STATUSES = { "pending", "running", "completed", "failed", "cancelled", "dead" }
@@ -59,10 +59,29 @@ local function push(opts, args)
     payload.handler = args.handler
     local job = storage:push_job {
       payload = payload, priority = opts.priority, delay = opts.delay, unique_key = opts.unique_key,
+      unique_while = opts.unique_while, unique_for = opts.unique_for, lane = opts.lane,
     }
     show(nebula, { id = job.id, duplicate = job.duplicate or false }, opts.json)
   end)
 end
+
+local function workers(opts)
+  return with_storage(function(storage, nebula)
+    local rows = storage:list_workers()
+    if opts.json then
+      for _, row in ipairs(rows) do print(nebula.json.encode(row)) end
+      return
+    end
+    for _, row in ipairs(rows) do
+      for name, value in pairs(row.state) do row[name] = value end
+      row.silent = ("%.1f"):format(row.silent)
+    end
+    print(require("nebula.ui").table(rows, { columns = { "host", "pid", "running", "concurrency", "completed", "failed",
+      "dead", "policy", "silent", "started_at" } }))
+  end)
+end
+
+local LANE = { type = "string", help = "a lane's name, or the id of a workflow; without it the whole queue" }
 
 local FILTER_OPTIONS = {
   status = { type = "list", choices = STATUSES, help = "only these" },
@@ -82,7 +101,7 @@ end
 local ID = { { name = "id", required = true, help = "the job's id" } }
 
 return {
-  summary = "Look into the job queue, push, requeue and cancel",
+  summary = "Look into the job queue, push, requeue, cancel, pause",
   commands = {
     stats = {
       summary = "What is in the queue",
@@ -114,7 +133,11 @@ return {
         json = JSON,
         priority = { default = 0, help = "the higher, the sooner" },
         delay = { type = "duration", help = "due so much later" },
+        lane = { type = "string", help = "default: as the policy declares" },
         unique_key = { type = "string", help = "one job of a key may be pending or running" },
+        unique_while = { type = "string", choices = { "active", "pending" },
+          help = "until when it has its key: until it ends, or only until it begins" },
+        unique_for = { type = "duration", help = "it has its key at least for so long" },
       },
       arguments = {
         { name = "handler", required = true, help = "who works it: handlers/NAME.lua" },
@@ -132,6 +155,31 @@ return {
           show(nebula, { requeued = storage:requeue_jobs(given) }, opts.json)
         end)
       end,
+    },
+    pause = {
+      summary = "Let workers take no more jobs, of a lane or at all; what runs goes on",
+      options = { json = JSON, lane = LANE, reason = { type = "string", help = "shown with the pause" } },
+      run = function(opts)
+        return with_storage(function(storage, nebula)
+          local changed = storage:pause_queue(opts.lane, opts.reason)
+          show(nebula, { paused = opts.lane or "the whole queue", changed = changed }, opts.json)
+        end)
+      end,
+    },
+    resume = {
+      summary = "End a pause",
+      options = { json = JSON, lane = LANE },
+      run = function(opts)
+        return with_storage(function(storage, nebula)
+          local changed = storage:resume_queue(opts.lane)
+          show(nebula, { resumed = opts.lane or "the whole queue", changed = changed }, opts.json)
+        end)
+      end,
+    },
+    workers = {
+      summary = "The worker processes of all hosts",
+      options = { json = JSON },
+      run = workers,
     },
     cancel = {
       summary = "Cancel a pending or running job",

@@ -6,6 +6,7 @@
 local check = require "nebula.check"
 local nebula = require "nebula"
 local outcome = require "nebula.jobs.outcome"
+local pause = require "nebula.jobs.pause"
 local raise = require "nebula.raise"
 local renew = require "nebula.jobs.renew"
 local settle = require "nebula.jobs.settle"
@@ -23,13 +24,15 @@ local CLAIM = [[
     FROM workflow_jobs
     WHERE status = 'pending'
     AND scheduled_at <= now()
+    AND %s
     ORDER BY %s
     LIMIT $3
     FOR UPDATE SKIP LOCKED
   ), claimed AS (
     UPDATE workflow_jobs
     SET status = 'running', locked_by = $1, locked_at = clock_timestamp(),
-      lease_until = clock_timestamp() + make_interval(secs => $2), token = token + 1
+      lease_until = clock_timestamp() + make_interval(secs => $2), token = token + 1,
+      unique_key = CASE WHEN unique_while = 'pending' THEN NULL ELSE unique_key END
     WHERE ctid = ANY (ARRAY (SELECT at FROM picked))
     RETURNING *
   )
@@ -70,7 +73,7 @@ function claim.claim_jobs(self, worker_id, n, opts)
   n = check.integer(what .. ": n", n, 1, MOST)
   local plan = self:policy():plan(n)
   if not plan then return {} end
-  local sql = CLAIM:format(plan.order, plan.order)
+  local sql = CLAIM:format(pause.RUNS, plan.order, plan.order)
   local lease = self.duration(what .. ": lease", opts.lease, DEFAULT_LEASE)
   local rows = self.db:query(sql, worker, lease, math.min(n, plan.limit))
   for _, job in ipairs(rows) do
@@ -172,6 +175,15 @@ function claim.release_jobs(self, list)
   for i, job in ipairs(list) do entries[i] = { job = held(self, "release_jobs", job), outcome = outcome.released() } end
   finish(self, "release_jobs", entries)
   return #entries
+end
+
+--- Gives a claimed job back, to come again later. Not a failure.
+--- Raises `fenced`.
+---@param job nebula.Job|string
+---@param delay number|string
+function claim.snooze_job(self, job, delay)
+  local seconds = self.duration("snooze_job: delay", delay, 0)
+  finish(self, "snooze_job", { { job = held(self, "snooze_job", job), outcome = outcome.snoozed(seconds) } })
 end
 
 --- Renews the leases of claimed jobs, and stores the `progress` field of those that have one.

@@ -36,8 +36,8 @@ function manage.list_jobs(self, given)
   return filter.page(self.db, "list_jobs", "workflow_jobs", given, FILTERS)
 end
 
---- Cancels a pending or running job. The holder of a running one learns it at its next heartbeat, and
---- its completion is fenced.
+--- Cancels a pending or running job. A worker that runs it ends its handler within about a second, wherever
+--- it is: `cancelled` is raised where the handler waits. Whatever it still writes as the job's end is fenced.
 ---@param id string
 ---@return boolean cancelled false where it had ended before
 function manage.cancel_job(self, id)
@@ -102,9 +102,10 @@ local STATS = [[
     (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'failed' LIMIT $1) s) AS failed,
     (SELECT count(*) FROM (SELECT FROM workflow_jobs WHERE status = 'cancelled' LIMIT $1) s) AS cancelled,
     (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'workflow_jobs'::regclass) AS rows_estimated,
-    (SELECT extract(epoch FROM now() - min(scheduled_at))::float8 FROM (
-      SELECT scheduled_at FROM workflow_jobs WHERE status = 'pending'
-        AND scheduled_at <= now() LIMIT $1) s) AS oldest_wait
+    (SELECT extract(epoch FROM now() - scheduled_at)::float8 FROM workflow_jobs
+      WHERE status = 'pending' AND scheduled_at <= now() ORDER BY scheduled_at LIMIT 1) AS oldest_wait,
+    EXISTS (SELECT FROM job_pauses WHERE lane = '') AS paused,
+    ARRAY(SELECT lane FROM job_pauses WHERE lane <> '' ORDER BY lane) AS paused_lanes
 ]]
 local MOST_COUNTED = 100000
 
@@ -117,6 +118,8 @@ local MOST_COUNTED = 100000
 ---@field cancelled integer
 ---@field rows_estimated integer all rows, as the server's statistics have it
 ---@field oldest_wait? number seconds the longest waiting of them is due
+---@field paused boolean the whole queue is
+---@field paused_lanes string[]
 ---@field policy string the policy in force
 ---@field policy_version? integer where it was published
 
@@ -127,6 +130,18 @@ function manage.queue_stats(self)
   local policy = self:policy()
   stats.policy, stats.policy_version = policy.name, policy.version
   return stats
+end
+
+--- The worker processes of all hosts that were seen in the last minute.
+---@return {id: string, host: string, pid: integer, started_at: string, silent: number, state: table}[] silent:
+---  seconds since it was last seen
+function manage.list_workers(self)
+  return self.db:query [[
+    SELECT id, host, pid, started_at, extract(epoch FROM clock_timestamp() - seen_at)::float8 AS silent, state
+    FROM job_workers
+    WHERE seen_at > now() - interval '1 minute'
+    ORDER BY host, pid
+  ]]
 end
 
 return manage

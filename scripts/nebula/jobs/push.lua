@@ -14,8 +14,9 @@ local MOST_PRIORITY = 2147483647
 
 local FIELDS = {
   id = true, workflow_id = true, execution_id = true, priority = true, scheduled_at = true, delay = true,
-  max_retries = true, payload = true, unique_key = true, lane = true,
+  max_retries = true, payload = true, unique_key = true, unique_while = true, unique_for = true, lane = true,
 }
+local SCOPES = { "active", "pending" }
 
 ---@class nebula.JobToPush
 ---@field payload table a JSON object; `payload.handler` names the handler
@@ -26,18 +27,22 @@ local FIELDS = {
 ---@field delay? number|string due so much later
 ---@field max_retries? integer default 3
 ---@field unique_key? string one job of a key may be pending or running
+---@field unique_while? "active"|"pending" it has its key until it ends (active, the default), or only until it begins
+---@field unique_for? number|string and at least for so long after this push, whatever becomes of the job
 ---@field lane? string default: as the policy declares
 ---@field id? string
 
 local PUSH = [[
-  WITH pushed AS (
+  WITH %s pushed AS (
     INSERT INTO workflow_jobs (id, workflow_id, execution_id, priority, scheduled_at, max_retries, payload, lane,
-      unique_key)
+      unique_key, unique_while)
     SELECT d.id, d.workflow_id, d.execution_id, d.priority,
-      coalesce(d.at, now()) + make_interval(secs => d.delay), d.max_retries, d.payload, d.lane, d.unique_key
+      coalesce(d.at, now()) + make_interval(secs => d.delay), d.max_retries, d.payload, d.lane, d.unique_key,
+      d.unique_while
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::timestamptz[], $6::float8[], $7::int[], $8::jsonb[],
-      $9::text[], $10::text[])
-      AS d (id, workflow_id, execution_id, priority, at, delay, max_retries, payload, lane, unique_key)
+      $9::text[], $10::text[], $11::text[])
+      AS d (id, workflow_id, execution_id, priority, at, delay, max_retries, payload, lane, unique_key, unique_while)
+    %s
     ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL AND status IN ('pending', 'running') DO NOTHING
     RETURNING id, lane
   ), lanes AS (
@@ -48,14 +53,38 @@ local PUSH = [[
   SELECT %s FROM pushed
 ]]
 
-local PUSH_ALL, PUSH_UNIQUE = PUSH:format "count(*) AS count", PUSH:format "id"
+-- Keys that are to be held for a time are taken first, each once. One that a pending or running job has
+-- is left alone: it would be held for a job that is never pushed.
+local HOLD = [[
+  held AS (
+    INSERT INTO job_keys AS k (key, job, held_until)
+    SELECT DISTINCT ON (d.key) d.key, d.id, now() + make_interval(secs => d.seconds)
+    FROM unnest($1::uuid[], $10::text[], $12::float8[]) WITH ORDINALITY AS d (id, key, seconds, place)
+    WHERE d.seconds IS NOT NULL
+    AND NOT EXISTS (SELECT FROM workflow_jobs j WHERE j.unique_key = d.key AND j.status IN ('pending', 'running'))
+    ORDER BY d.key, d.place
+    ON CONFLICT (key) DO UPDATE SET job = excluded.job, held_until = excluded.held_until WHERE k.held_until <= now()
+    RETURNING job
+  ),
+]]
+
+local PUSH_ALL, PUSH_UNIQUE = PUSH:format("", "", "count(*) AS count"), PUSH:format("", "", "id")
+local PUSH_HOLDING = PUSH:format(HOLD, [[
+    JOIN unnest($1::uuid[], $12::float8[]) AS h (id, seconds) ON h.id = d.id
+    WHERE h.seconds IS NULL OR d.id IN (SELECT job FROM held)
+]], "id")
 
 -- The jobs whose keys are taken: who has them.
 local TAKEN = [[
-  SELECT unique_key, id
+  SELECT unique_key AS key, id
   FROM workflow_jobs
   WHERE unique_key = ANY ($1)
   AND status IN ('pending', 'running')
+  UNION ALL
+  SELECT key, job
+  FROM job_keys
+  WHERE key = ANY ($1)
+  AND held_until > now()
 ]]
 
 local function due(what, given, storage)
@@ -84,11 +113,26 @@ local function admitted(policy, what, job)
   return changed
 end
 
+-- How a job's key is held: the key, its scope, and for how long at least.
+local function key_of(self, what, job)
+  local null = nebula.null
+  if job.unique_key == nil then
+    for _, name in ipairs { "unique_while", "unique_for" } do
+      if job[name] ~= nil then raise("validation", "%s: %s wants a unique_key beside it", what, name) end
+    end
+    return null, null, null
+  end
+  local scope = job.unique_while and check.choice(what .. ": unique_while", job.unique_while, SCOPES)
+  return check.text(what .. ": unique_key", job.unique_key, 500), scope == "pending" and scope or null,
+    job.unique_for and self.duration(what .. ": unique_for", job.unique_for) or null
+end
+
+-- Returns the columns, whether a job is of the workflow nebula.adhoc, and the statement that pushes them.
 local function columns(self, what, list, db)
   local null, policy = nebula.null, self:policy(db)
   local uuid_v7 = nebula.crypto.uuid_v7
-  local c = { {}, {}, {}, {}, {}, {}, {}, {}, {}, {} }
-  local adhoc, keyed = false, false
+  local c = { {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {} }
+  local seconds, adhoc, keyed, holding = {}, false, false, false
   for i, given in ipairs(list) do
     check.fields(what, given, FIELDS)
     local job = admitted(policy, what, given)
@@ -100,11 +144,13 @@ local function columns(self, what, list, db)
     c[7][i] = job.max_retries and check.integer(what .. ": max_retries", job.max_retries, 0, 1000) or 3
     c[8][i] = check.object(what .. ": payload", job.payload)
     c[9][i] = policy:lane_of(job) or null
-    c[10][i] = job.unique_key and check.text(what .. ": unique_key", job.unique_key, 500) or null
+    c[10][i], c[11][i], seconds[i] = key_of(self, what, job)
     adhoc = adhoc or job.workflow_id == nil
     keyed = keyed or job.unique_key ~= nil
+    holding = holding or job.unique_for ~= nil
   end
-  return c, adhoc, keyed
+  if holding then c[12] = seconds end
+  return c, adhoc, holding and PUSH_HOLDING or keyed and PUSH_UNIQUE or PUSH_ALL
 end
 
 -- The adhoc workflow's row, once for each storage object.
@@ -127,7 +173,7 @@ local function with_taken(db, ids, keys, rows)
   end
   if #wanted == 0 then return ids end
   local taken = {}
-  for _, row in ipairs(db:query(TAKEN, wanted)) do taken[row.unique_key] = row.id end
+  for _, row in ipairs(db:query(TAKEN, wanted)) do taken[row.key] = taken[row.key] or row.id end
   local out = {}
   for i, id in ipairs(ids) do out[i] = pushed[id] and id or taken[keys[i]] or false end
   return out
@@ -136,15 +182,15 @@ end
 local function push_list(self, what, list, db)
   if #list == 0 then return {} end
   db = db or self.db
-  local c, adhoc, keyed = columns(self, what, list, db)
+  local c, adhoc, sql = columns(self, what, list, db)
   if adhoc then ensure_adhoc(self, db) end
-  local rows, err = nebula.try(db.query, db, keyed and PUSH_UNIQUE or PUSH_ALL, table.unpack(c))
+  local rows, err = nebula.try(db.query, db, sql, table.unpack(c))
   if err then
     if err.code == "23505" then raise("conflict", "%s: a job with this id exists", what) end
     error(err, 0)
   end
   if db == self.db then self:wake() end
-  return keyed and with_taken(db, c[1], c[10], rows) or c[1]
+  return sql == PUSH_ALL and c[1] or with_taken(db, c[1], c[10], rows)
 end
 
 --- Pushes many jobs in one statement: all or none.

@@ -11,10 +11,12 @@
 -- written), it has committed, says `leased`, and the jobs' tokens are the new ones; else they are
 -- locked by the open transaction. Where there is none to take, it has committed. It raises what the
 -- server says.
+local pause = require "nebula.jobs.pause"
+
 local claim = {}
 
 claim.COLUMNS = [[ctid::text AS at, id, token, workflow_id, execution_id, priority, scheduled_at, retry_count,
-  max_retries, lane, payload]]
+  max_retries, lane, unique_while, payload]]
 
 -- The claim's plan must not depend on statistics: a fresh backlog has none, and a sort of all of it is
 -- what the planner would choose. Where an index gives the order it may not sort or build bitmaps.
@@ -60,7 +62,7 @@ RowLocks.__index = RowLocks
 function claim.row_locks(worker)
   local where = "NOT suspect"
   if worker.workflow_id then where = where .. (" AND workflow_id = '%s'"):format(worker.workflow_id) end
-  return setmetatable({ where = where, known = {} }, RowLocks)
+  return setmetatable({ worker = worker, where = where, known = {} }, RowLocks)
 end
 
 --- The statement for a plan. Without the payload it reads also what cannot be decoded.
@@ -68,11 +70,14 @@ end
 ---@param without_payload? boolean
 ---@return string
 function RowLocks:sql(plan, without_payload)
-  if without_payload then return claim.sql(plan.order, self.where, claim.COLUMNS:gsub(", payload", "")) end
-  local sql = self.known[plan.order]
+  local where = self.where
+  if self.worker.lanes_paused then where = where .. " AND " .. pause.LANE_RUNS end
+  if without_payload then return claim.sql(plan.order, where, claim.COLUMNS:gsub(", payload", "")) end
+  local key = plan.order .. where
+  local sql = self.known[key]
   if not sql then
-    sql = claim.sql(plan.order, self.where)
-    self.known[plan.order] = sql
+    sql = claim.sql(plan.order, where)
+    self.known[key] = sql
   end
   return sql
 end

@@ -186,10 +186,10 @@ local GUARD = {
     local run, worker = guard.run, guard.worker
     if run and not run.ended then
       run.task = nil
-      if run.aborted == "fenced" or run.finished then
-        run:finish(nil)
-      elseif run.aborted then
+      if run.aborted == "released" and not run.finished then
         run:finish(outcome.released(run.job))
+      elseif run.aborted or run.finished then
+        run:finish(nil)
       else
         run:finish(failed(run, nebula.error { kind = "cancelled", message = "the handler cancelled its own task" }))
       end
@@ -227,12 +227,15 @@ function Run.runner(worker, batch)
   end
 end
 
---- Ends the run from outside: "fenced" (somebody else has the job) or "released" (it goes back).
----@param why "fenced"|"released"
+--- Ends the run from outside: "fenced" (somebody else has the job), "cancelled" (somebody cancelled it: that
+--- stands in its row) or "released" (it goes back).
+---@param why "fenced"|"cancelled"|"released"
 function Run:abort(why)
   if self.ended then return end
   self.aborted = why
-  if why == "fenced" then self.worker.counts.lost = self.worker.counts.lost + 1 end
+  local count = why == "fenced" and "lost" or why
+  local counts = self.worker.counts
+  if counts[count] then counts[count] = counts[count] + 1 end
   if self.task then
     self.task:cancel()
   else

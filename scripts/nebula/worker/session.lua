@@ -8,6 +8,7 @@
 local nebula = require "nebula"
 local claim = require "nebula.worker.claim"
 local outcome = require "nebula.jobs.outcome"
+local pause = require "nebula.jobs.pause"
 local Run = require "nebula.worker.runner"
 local settle = require "nebula.jobs.settle"
 local Signal = require "nebula.worker.signal"
@@ -27,9 +28,9 @@ local RETRY_SECONDS, LONGEST_RETRY = 0.2, 5 -- of a lost connection
 local SUSPECT_SECONDS = 1 -- between two looks for suspects
 local LOST_LATE = 2 * LEASE_AFTER -- a batch lost after this computed while it should have become leases
 
-local ANY_SUSPECT = [[
-  SELECT EXISTS (SELECT FROM workflow_jobs WHERE status = 'pending' AND suspect AND scheduled_at <= now())
-]]
+local ANY_SUSPECT = ([[
+  SELECT EXISTS (SELECT FROM workflow_jobs WHERE status = 'pending' AND suspect AND scheduled_at <= now() AND %s)
+]]):format(pause.RUNS)
 
 -- A job of a batch whose transaction was rolled back, if nobody has it now.
 local STILL_PENDING = [[
@@ -41,7 +42,7 @@ local STILL_PENDING = [[
   FOR UPDATE SKIP LOCKED
 ]]
 
-local CLAIM_SUSPECT = claim.sql("scheduled_at", "suspect")
+local CLAIM_SUSPECT = claim.sql("scheduled_at", "suspect AND " .. pause.RUNS)
 
 ---@param worker nebula.Worker
 ---@param index integer
@@ -49,7 +50,7 @@ local CLAIM_SUSPECT = claim.sql("scheduled_at", "suspect")
 function Session.new(worker, index)
   return setmetatable({
     worker = worker, index = index, size = FIRST_BATCH, signal = Signal.new(), idle_wait = FIRST_WAIT,
-    suspects_at = 0, singles = 0, row_locks = claim.row_locks(worker),
+    suspects_at = 0, singles = 0, looked = 0, row_locks = claim.row_locks(worker),
   }, Session)
 end
 
@@ -61,7 +62,7 @@ local function strategy(self) return self.row_locks end
 -- How many jobs the next claim takes: what is free, and where batches are over in no time, more.
 function Session:wanted()
   local worker = self.worker
-  if worker.stopping or worker.paused then return 0 end
+  if worker.stopping or worker.paused or worker.halted then return 0 end
   local free = worker:free()
   if free <= 0 then return 0 end
   if self.singles > 0 then
@@ -80,7 +81,7 @@ local function new_batch(self, rows)
   local batch = { runs = runs, next = 1, left = #rows, since = now, turned = now, signal = self.signal }
   for i, job in ipairs(rows) do
     runs[i], ids[i] = Run.new(worker, batch, job), job.id
-    if worker.wants_lease[runs[i].name or ""] then batch.wants_lease = true end
+    if job.unique_while or worker.wants_lease[runs[i].name or ""] then batch.wants_lease = true end
   end
   worker.counts.claimed = worker.counts.claimed + #rows
   worker.flight:write(self.index, ids)
@@ -217,7 +218,7 @@ local function exchange(self, n)
   self.batch = nil
   for _, run in ipairs(running or {}) do run:promoted(true) end
   if not plan then return n > 0 and {} or nil end
-  self.claiming = true
+  self.claiming, self.looked = true, worker.pushes
   local taker = strategy(self)
   local taken, err = try(function()
     return { taker:take(conn, batch and {} or { { "BEGIN" } }, plan) }
@@ -288,7 +289,7 @@ local function idle(self)
   local worker = self.worker
   worker.flight:write(self.index, {})
   self.resting = true
-  if worker:ended() then return end
+  if worker:ended(self.looked) then return end
   if self.index > 1 then
     worker.more:wait(worker.settings.poll)
   elseif worker.pushed:wait(self.idle_wait) then
@@ -348,7 +349,11 @@ local function serve(self)
     local held = self.batch ~= nil
     if n == 0 and not held then
       if worker.stopping then return worker:wake() end
-      worker.freed:wait(worker.settings.poll)
+      if worker.halted then
+        idle(self)
+      else
+        worker.freed:wait(worker.settings.poll)
+      end
     else
       local rows, leased = exchange(self, n)
       if rows and #rows > 0 then

@@ -1,0 +1,84 @@
+-- worker/presence.lua: what a worker and the rest of the system tell each other once a second, in one
+-- statement: its row in job_workers (who runs where, and how much), what is paused, and which of its jobs
+-- were cancelled.
+local nebula = require "nebula"
+local system = require "nebula.system"
+
+---@class nebula.Presence
+local Presence = {}
+Presence.__index = Presence
+
+local LOOK_SECONDS = 1
+local GONE_AFTER = "1 day" -- rows of workers that did not end in order are kept for so long
+
+-- $1: the worker, $2: host, $3: pid, $4: its state, $5: the jobs that it runs under a lease.
+local LOOK = [[
+  WITH seen AS (
+    INSERT INTO job_workers AS w (id, host, pid, state)
+    VALUES ($1, $2, $3, $4)
+    ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(), state = excluded.state
+  )
+  SELECT
+    EXISTS (SELECT FROM job_pauses WHERE lane = '') AS halted,
+    EXISTS (SELECT FROM job_pauses WHERE lane <> '') AS lanes_paused,
+    ARRAY(SELECT id FROM workflow_jobs WHERE id = ANY ($5::uuid[]) AND status = 'cancelled') AS cancelled
+]]
+
+---@param worker nebula.Worker
+---@return nebula.Presence
+function Presence.new(worker)
+  return setmetatable({ worker = worker, host = system.hostname(), pid = system.ids().pid }, Presence)
+end
+
+-- What others see of the worker.
+local function state_of(worker)
+  local leased = 0
+  for _ in pairs(worker.leased) do leased = leased + 1 end
+  local state = {
+    concurrency = worker.concurrency, running = worker.running, leased = leased, stopping = worker.stopping or false,
+    policy = worker.policy.name, policy_version = worker.policy.version, memory = collectgarbage "count" * 1024 // 1,
+  }
+  for name, count in pairs(worker.counts) do state[name] = count end
+  return state
+end
+
+--- Tells and looks once.
+function Presence:look()
+  local worker = self.worker
+  local ids = {}
+  for id in pairs(worker.leased) do ids[#ids + 1] = id end
+  local found = worker.db:one(LOOK, worker.id, self.host, self.pid, state_of(worker), ids)
+  if found.halted ~= worker.halted then
+    worker.log.info(found.halted and "the queue is paused" or "the queue goes on")
+  end
+  local resumed = worker.halted and not found.halted or worker.lanes_paused and not found.lanes_paused
+  worker.halted, worker.lanes_paused = found.halted, found.lanes_paused
+  if resumed then worker:wake() end
+  for _, id in ipairs(found.cancelled) do
+    local run = worker.leased[id]
+    if run and not run.finished and not run.ended then
+      worker.log.info("job was cancelled", { job = id, handler = run.name })
+      run:abort "cancelled"
+    end
+  end
+end
+
+--- Body of a task: looks each second. While the database is away, what was known holds.
+function Presence:follow()
+  local worker = self.worker
+  local _, err = nebula.try(worker.db.exec, worker.db,
+    "DELETE FROM job_workers WHERE seen_at < now() - interval '" .. GONE_AFTER .. "'")
+  while true do
+    if err then worker.log.debug("the worker could not be announced", { error = err.message }) end
+    nebula.task.sleep(LOOK_SECONDS)
+    _, err = nebula.try(self.look, self)
+  end
+end
+
+function Presence:close()
+  nebula.try(self.worker.db.exec, self.worker.db, "DELETE FROM job_workers WHERE id = $1", self.worker.id)
+end
+
+Presence.__close = Presence.close
+
+return Presence
