@@ -73,6 +73,25 @@ function check.text(what, value, most)
   return value
 end
 
+local FIRST_SECOND, LAST_SECOND = -62135596800, 253402300800 -- the years 1 to 9999
+
+--- A point in time, as text that PostgreSQL takes: ISO 8601, or seconds since 1970.
+---@param what string
+---@param value any
+---@return string
+function check.time(what, value)
+  local at, err = value, nil
+  if type(value) == "string" then at, err = nebula.try(nebula.time.parse, value) end
+  if type(at) ~= "number" then
+    raise("validation", "%s wants seconds since 1970 or a time such as 2026-11-22T17:58:03Z, not %s", what,
+      err and ("%q"):format(value) or type(value))
+  end
+  if not (at >= FIRST_SECOND and at < LAST_SECOND) then
+    raise("validation", "%s: %s is out of range: the years 1 to 9999", what, tostring(value))
+  end
+  return type(value) == "string" and value or nebula.time.format(at)
+end
+
 --- A table as a JSON object's text. Arrays, other types and text with NULs are refused.
 ---@param what string
 ---@param value any
@@ -95,6 +114,17 @@ function check.json(what, value, first)
     raise("validation", "%s holds a NUL, which PostgreSQL's jsonb cannot store", what)
   end
   return text
+end
+
+--- The value, where it is a list.
+---@param what string
+---@param value any
+---@return table
+function check.list(what, value)
+  if type(value) ~= "table" or next(value) ~= nil and value[1] == nil then
+    raise("validation", "%s wants a list, not %s", what, type(value) == "table" and "a table with names" or type(value))
+  end
+  return value
 end
 
 --- Refuses field names that an operation does not know.

@@ -1,5 +1,6 @@
 -- filter.lua: WHERE clauses from tables of filters: columns by name, `limit`, and `after` for pages.
 local check = require "nebula.check"
+local raise = require "nebula.raise"
 
 local filter = {}
 
@@ -28,6 +29,30 @@ local CONDITIONS = {
 ---@field column string the SQL expression
 ---@field kind? "equal"|"like" default equal; a list means any of them
 ---@field choices? string[] what its value may be
+---@field type? "text"|"uuid"|"integer"|"boolean" what else its value is; default text
+
+local MOST_INTEGER = 2147483647
+local TYPES = {
+  text = check.text,
+  uuid = check.id,
+  integer = function(what, value) return check.integer(what, value, -MOST_INTEGER - 1, MOST_INTEGER) end,
+  boolean = function(what, value)
+    if type(value) ~= "boolean" then raise("validation", "%s wants true or false, not %s", what, tostring(value)) end
+    return value
+  end,
+}
+
+-- The value, or each of a list of them, as the column takes it.
+local function checked(what, field, value)
+  local function one(item)
+    if field.choices then return check.choice(what, item, field.choices) end
+    return TYPES[field.type or "text"](what, item)
+  end
+  if type(value) ~= "table" or value.id then return one(value) end
+  local list = {}
+  for i = 1, #value do list[i] = one(value[i]) end
+  return list
+end
 
 --- Adds the conditions of the given filters to a list.
 ---@param what string the operation, for messages
@@ -45,11 +70,7 @@ function filter.conditions(what, given, declared, args, conditions)
   table.sort(names)
   for _, name in ipairs(names) do
     local field, value = declared[name], given[name]
-    if field.choices then
-      for _, item in ipairs(type(value) == "table" and value or { value }) do
-        check.choice(what .. ": " .. name, item, field.choices)
-      end
-    end
+    value = checked(what .. ": " .. name, field, value)
     conditions[#conditions + 1] = CONDITIONS[field.kind or "equal"](field.column, value, args)
   end
   return conditions

@@ -7,45 +7,60 @@ local config = require "nebula.config"
 local nebula = require "nebula"
 local options = require "nebula.options"
 local raise = require "nebula.raise"
+local replica = require "nebula.replica"
 
 local storage = {}
 
 ---@class nebula.Storage
 ---@field db nebula.pg.Pool
+---@field reads nebula.pg.Pool|nebula.Replica where get_ and list_ operations read
 ---@field blobs nebula.Blobs opened at its first use
+---@field state_limit integer bytes of JSON up to which an execution's state stays in its row
 ---@field claims table<string, nebula.Job> what claim_jobs gave this object and has not ended
 local Storage = {}
 
 for _, part in ipairs { "workflows", "executions", "jobs" } do
   for name, method in pairs(require("nebula." .. part)) do Storage[name] = method end
 end
+for name, method in pairs(require("nebula.artifacts").methods) do Storage[name] = method end
 
 Storage.__name = "nebula.Storage"
 
 function Storage.__index(self, name)
   if name == "blobs" then
-    local blobs = require("nebula.blobs").open(rawget(self, "blob_options"))
+    local blobs = require("nebula.blobs").open(rawget(self, "blob_options"), self.db)
     rawset(self, "blobs", blobs)
     return blobs
   end
   return Storage[name]
 end
 
-local function make(pool_options, blob_options)
+local STATE_LIMIT, MOST_STATE = 256 << 10, 256 << 20 -- bytes
+
+---@param pool_options table
+---@param given {replica_url?: string, state_limit?: integer, blobs?: table}
+local function make(pool_options, given)
+  local db = nebula.pg.connect(pool_options)
   return setmetatable({
-    pool_options = pool_options, blob_options = blob_options,
-    db = nebula.pg.connect(pool_options), claims = {}, wakers = {},
+    pool_options = pool_options, blob_options = given.blobs, db = db, claims = {}, wakers = {},
+    reads = given.replica_url and replica.open(pool_options, given.replica_url, db) or db,
+    state_limit = given.state_limit and check.integer("state_limit", given.state_limit, 0, MOST_STATE) or STATE_LIMIT,
   }, Storage)
 end
 
-local FROM_ENV = { read_only = true, max_connections = true, min_connections = true }
+local FROM_ENV = { read_only = true, max_connections = true, min_connections = true, state_limit = true }
 
 --- The storage that the environment and nebula.conf.lua describe. Raises `config` where no database
 --- is named. May wait (the private PostgreSQL is started where that is the one).
----@param opts? {read_only?: boolean, max_connections?: integer, min_connections?: integer}
+---@param opts? {read_only?: boolean, max_connections?: integer, min_connections?: integer, state_limit?: integer}
 ---@return nebula.Storage
 function storage.from_env(opts)
-  return make(config.pool(check.fields("storage.from_env", opts or {}, FROM_ENV)))
+  local pool, given = {}, check.fields("storage.from_env", opts or {}, FROM_ENV)
+  for name, value in pairs(given) do
+    if name ~= "state_limit" then pool[name] = value end
+  end
+  return make(config.pool(pool), { replica_url = config.settings().database.replica_url,
+    state_limit = given.state_limit })
 end
 
 -- The seed's names, and what pg.connect or s3.connect call them.
@@ -58,7 +73,8 @@ local S3_NAMES = {
   s3_endpoint = "endpoint", s3_region = "region", s3_bucket = "bucket", s3_access_key = "access_key_id",
   s3_secret_key = "secret_access_key", s3_session_token = "session_token", s3_use_path_style = "path_style",
 }
-local NEW_NAMES = { database_url = true, pool = true, blobs = true, read_only = true }
+local NEW_NAMES = { database_url = true, pool = true, blobs = true, read_only = true, replica_url = true,
+  state_limit = true }
 for _, names in ipairs { POOL_NAMES, S3_NAMES } do
   for name in pairs(names) do NEW_NAMES[name] = true end
 end
@@ -76,7 +92,9 @@ end
 
 --- A storage of its own settings: `database_url`, `max_connections`, ..., `s3_endpoint`, `s3_bucket`,
 --- `s3_access_key`, `s3_secret_key`, `s3_region`, `s3_use_path_style`, `pool = {...}`; or
---- `blobs = "file:/path"` for a directory. What is not said of the blobs is the environment's.
+--- `blobs = "file:/path"` for a directory; `replica_url`, where get_ and list_ operations read;
+--- `state_limit`, the bytes above which an execution's state goes into a blob (256 KiB). What is not said
+--- of the blobs is the environment's.
 ---@param given table
 ---@return nebula.Storage
 function storage.new(given)
@@ -97,7 +115,7 @@ function storage.new(given)
     if s3.path_style == nil then s3.path_style = s3.endpoint ~= nil end
     blobs = s3
   end
-  return make(pool, blobs)
+  return make(pool, { blobs = blobs, replica_url = given.replica_url, state_limit = given.state_limit })
 end
 
 --- A storage on that database with that pool; its blobs are the environment's.
@@ -105,7 +123,7 @@ end
 ---@param pool_config? table max_size, min_idle, max_lifetime, idle_timeout, connection_timeout, or their synonyms
 ---@return nebula.Storage
 function storage.with_pool_config(url, pool_config)
-  return make(pool_of(check.text("storage.with_pool_config: url", url), pool_config))
+  return make(pool_of(check.text("storage.with_pool_config: url", url), pool_config), {})
 end
 
 local shared
@@ -145,6 +163,15 @@ function Storage:run_migrations(opts)
   return require("nebula.migrate").up(db, opts)
 end
 
+--- The same storage, reading from the primary: it sees what was written before, also where other reads
+--- go to a replica. `storage:fresh():get_execution(id)`.
+---@return nebula.Storage
+function Storage:fresh()
+  if self.reads == self.db then return self end
+  return setmetatable({ reads = self.db, policy = function(_, ...) return self:policy(...) end },
+    { __index = self, __newindex = self })
+end
+
 --- The policy in force for this storage object's pushes, claims and failures: its own, or the
 --- published one, which is looked up now and then.
 ---@param db? nebula.pg.Pool|nebula.pg.Connection where to look: the caller's transaction
@@ -179,6 +206,7 @@ end
 --- Closes the pool and the blob store.
 function Storage:close()
   self.db:close()
+  if self.reads ~= self.db then self.reads:close() end
   local blobs = rawget(self, "blobs")
   if blobs then blobs:close() end
   if shared == self then shared = nil end

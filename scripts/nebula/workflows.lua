@@ -6,6 +6,8 @@ local raise = require "nebula.raise"
 
 local workflows = {}
 
+for name, method in pairs(require "nebula.workflows.transfer") do workflows[name] = method end
+
 local STATUSES = { "draft", "active", "archived" }
 local MOST_VERSION = 2147483647
 local RACE_TRIES = 20
@@ -16,9 +18,9 @@ local SAVE_FIELDS = {
 }
 local FILTERS = {
   name = { column = "name" },
-  version = { column = "version" },
+  version = { column = "version", type = "integer" },
   status = { column = "status", choices = STATUSES },
-  deployed = { column = "deployed" },
+  deployed = { column = "deployed", type = "boolean" },
 }
 
 ---@class nebula.Workflow
@@ -56,6 +58,10 @@ local UPDATE = [[
   RETURNING *
 ]]
 
+local BY_ID = "SELECT * FROM workflows WHERE id = $1"
+local BY_VERSION = "SELECT * FROM workflows WHERE name = $1 AND version = $2"
+local NEWEST = "SELECT * FROM workflows WHERE name = $1 ORDER BY version DESC LIMIT 1"
+
 -- A version that nobody has: two savers at once get two numbers.
 local function insert_next(db, name, definition, status)
   for try = 1, RACE_TRIES do
@@ -68,8 +74,7 @@ end
 local function insert(db, id, name, version, definition, status)
   local row = db:one(INSERT, id, name, version, definition, status)
   if row then return row end
-  row = db:one("SELECT * FROM workflows WHERE name = $1 AND version = $2 AND definition = $3::jsonb", name, version,
-    definition)
+  row = db:one(BY_VERSION .. " AND definition = $3::jsonb", name, version, definition)
   if row then return row end
   raise("conflict",
     "save_workflow: %s version %d exists with another definition; leave the version out to get the next one",
@@ -95,7 +100,8 @@ function workflows.save_workflow(self, workflow)
     return insert(self.db, nebula.crypto.uuid_v7(), name, version, definition, status or "draft")
   end
   local id = check.uuid(what .. ": id", workflow.id)
-  local row = self.db:one(UPDATE, id, name, version, definition, status, workflow.updated_at)
+  local seen = workflow.updated_at and check.time(what .. ": updated_at", workflow.updated_at)
+  local row = self.db:one(UPDATE, id, name, version, definition, status, seen)
   if row then return row end
   if workflow.updated_at then
     raise("conflict", "save_workflow: %s was changed by another since %s; read it again and repeat", id,
@@ -108,15 +114,11 @@ end
 ---@param which string|{name: string, version?: integer}
 ---@return nebula.Workflow?
 function workflows.get_workflow(self, which)
-  if type(which) == "table" and not which.id then
-    check.fields("get_workflow", which, { name = true, version = true })
-    local name = check.text("get_workflow: name", which.name)
-    if which.version then
-      return self.db:one("SELECT * FROM workflows WHERE name = $1 AND version = $2", name, which.version)
-    end
-    return self.db:one("SELECT * FROM workflows WHERE name = $1 ORDER BY version DESC LIMIT 1", name)
-  end
-  return self.db:one("SELECT * FROM workflows WHERE id = $1", check.id("get_workflow", which))
+  if type(which) ~= "table" or which.id then return self.reads:one(BY_ID, check.id("get_workflow", which)) end
+  check.fields("get_workflow", which, { name = true, version = true })
+  local name = check.text("get_workflow: name", which.name)
+  if not which.version then return self.reads:one(NEWEST, name) end
+  return self.reads:one(BY_VERSION, name, check.integer("get_workflow: version", which.version, 1, MOST_VERSION))
 end
 
 local function page(self, what, given, conditions, args)
@@ -128,7 +130,7 @@ local function page(self, what, given, conditions, args)
   end
   local sql = ("SELECT * FROM workflows %s ORDER BY name, version LIMIT %d"):format(filter.where(conditions),
     filter.limit(what, given))
-  return self.db:query(sql, table.unpack(args, 1, args.n))
+  return self.reads:query(sql, table.unpack(args, 1, args.n))
 end
 
 --- A page of workflows by name and version; `after` is the last row of the page before, or its id.
@@ -161,7 +163,10 @@ function workflows.search_workflows(self, given)
     args[args.n] = check.text(what .. ": path", given.path)
     conditions[#conditions + 1] = ("definition @? $%d::jsonpath"):format(args.n)
   end
-  return page(self, what, given, conditions, args)
+  local rows, err = nebula.try(page, self, what, given, conditions, args)
+  if not err then return rows end
+  if given.path and err.code == "42601" then raise("validation", "%s: path: %s", what, err.message) end
+  error(err, 0)
 end
 
 -- The row that a command names, locked together with the other versions of its name.

@@ -115,4 +115,63 @@ describe("executions", function()
     assert.equal(2, #second)
     assert.is_true(first[3].id > second[1].id)
   end)
+
+  it("updates only what nobody has changed since, where it is asked to", function()
+    local read = storage:get_execution(create({}).id)
+    storage:update_execution { id = read.id, state = { n = 1 }, updated_at = read.updated_at }
+    assert.matches("was changed by another since it was read", refused("conflict", storage.update_execution, storage,
+      { id = read.id, state = { n = 2 }, updated_at = read.updated_at }))
+    local other = create {}
+    refused("conflict", storage.update_executions, storage, { { id = other.id, state = { n = 3 } },
+      { id = read.id, state = { n = 3 }, updated_at = read.updated_at } })
+    assert.is_nil(storage:get_execution(other.id).state.n)
+  end)
+
+  it("cancels, pauses, resumes and tries again a whole run with its jobs", function()
+    local run = create {}
+    local function job(status)
+      local id = storage:push_job({ payload = {}, execution_id = run.id }).id
+      storage.db:exec("UPDATE workflow_jobs SET status = $2 WHERE id = $1", id, status)
+      return id
+    end
+    local pending, dead, done = job "pending", job "dead", job "completed"
+    local function statuses()
+      return { storage:get_job(pending).status, storage:get_job(dead).status, storage:get_job(done).status }
+    end
+    storage:transition_execution(run.id, "running")
+    assert.equal("paused", storage:pause_execution(run.id).status)
+    refused("conflict", storage.pause_execution, storage, run.id)
+    assert.equal("running", storage:resume_execution(run).status)
+    refused("conflict", storage.resume_execution, storage, run.id)
+    assert.equal("cancelling", storage:cancel_execution(run.id, "no longer wanted").status)
+    assert.equal("cancelling", storage:cancel_execution(run.id).status)
+    assert.same({ "cancelled", "dead", "completed" }, statuses())
+    assert.equal("no longer wanted", storage:get_execution(run.id).error)
+    refused("conflict", storage.retry_execution, storage, run.id)
+    storage:transition_execution(run.id, "cancelled")
+    local again = storage:retry_execution(run.id)
+    assert.equal("created", again.status)
+    assert.is_nil(again.error)
+    assert.is_nil(again.completed_at)
+    assert.same({ "cancelled", "pending", "completed" }, statuses())
+    assert.equal("cancelled", storage:cancel_execution(run.id).status)
+    storage:transition_execution(storage:retry_execution(run.id).id, "running")
+    storage:transition_execution(run.id, "completed")
+    refused("conflict", storage.cancel_execution, storage, run.id)
+    refused("conflict", storage.retry_execution, storage, run.id)
+    for _, operation in ipairs { "cancel_execution", "pause_execution", "resume_execution", "retry_execution" } do
+      refused("not_found", storage[operation], storage, nebula.crypto.uuid_v7())
+      refused("validation", storage[operation], storage, "7")
+    end
+  end)
+
+  it("keeps a history that nobody rewrites, and that goes with its execution", function()
+    local id = create({}).id
+    storage:transition_execution(id, "running")
+    local _, err = nebula.try(storage.db.exec, storage.db, "UPDATE execution_history SET to_status = 'failed'")
+    assert.matches("append%-only", err.message)
+    assert.equal(1, #storage:execution_history(id))
+    storage.db:exec("DELETE FROM executions WHERE id = $1", id)
+    assert.equal(0, #storage:execution_history(id))
+  end)
 end)

@@ -1,4 +1,6 @@
 -- Workflow definitions: versions, deployment, search.
+local child = require "spec.support.child"
+local directory = require "spec.support.directory"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
@@ -84,12 +86,58 @@ describe("workflows", function()
     refused("validation", storage.search_workflows, storage, {})
   end)
 
-  it("can answer a search by its index", function()
-    local plan = storage.db:transaction(function(tx)
-      tx:exec "SET LOCAL enable_seqscan = off"
-      return nebula.json.encode(tx:query([[EXPLAIN SELECT * FROM workflows WHERE definition @> '{"a": 1}']]))
-    end)
-    assert.matches("idx_workflows_definition", plan)
+  it("answers a search by its index, however many definitions there are", function()
+    storage.db:exec [[
+      INSERT INTO workflows (name, definition)
+      SELECT 'many' || i, jsonb_build_object('steps', jsonb_build_array(jsonb_build_object('type', 'kind' || i)))
+      FROM generate_series(1, 5000) AS i
+    ]]
+    storage.db:exec "ANALYZE workflows"
+    for _, search in ipairs { { contains = { steps = { { type = "kind7" } } } },
+      { path = '$.steps[*] ? (@.type == "kind7")' },
+      { contains = { steps = { { type = "kind7" } } }, status = "draft" } } do
+      assert.equal("many7", storage:search_workflows(search)[1].name)
+      local plan
+      local explaining = { query = function(_, sql, ...)
+        plan = nebula.json.encode(storage.db:query("EXPLAIN " .. sql, ...))
+        return {}
+      end }
+      storage.search_workflows({ reads = explaining }, search)
+      assert.matches("Bitmap Index Scan on idx_workflows_definition", plan, 1, true)
+    end
+    storage.db:exec "DELETE FROM workflows WHERE name LIKE 'many%'"
+  end)
+
+  it("carries definitions to another database: all or nothing, and twice is once", function()
+    local other <close> = storages.with_pool_config(postgres.database(), { max_size = 3 })
+    other:run_migrations { log = function() end }
+    for i = 1, 3 do storage:save_workflow { name = "moved", definition = { n = i, big = 9007199254740993 } } end
+    storage:deploy_workflow { name = "moved", version = 2 }
+    local lines = {}
+    assert.equal(3, storage:export_workflows(function(line) lines[#lines + 1] = line end, { name = "moved" }))
+    local function source()
+      local i = 0
+      return function()
+        i = i + 1
+        return lines[i]
+      end
+    end
+    other:deploy_workflow(other:save_workflow { name = "moved", version = 9, definition = {} })
+    assert.same({ created = 3, unchanged = 0 }, other:import_workflows(source()))
+    assert.same({ created = 0, unchanged = 3 }, other:import_workflows(source()))
+    assert.equal(2, other:list_workflows({ name = "moved", deployed = true })[1].version)
+    assert.equal(9007199254740993, other:get_workflow({ name = "moved", version = 3 }).definition.big)
+    lines[1] = lines[1]:gsub('"n":1', '"n":10')
+    lines[4] = '{"name":"new","version":1,"definition":{}}'
+    assert.matches("moved version 1 exists with another definition", refused("conflict", other.import_workflows, other,
+      source()))
+    lines[1] = '{"name":"bad","version":1,"definition":[]}\n'
+    assert.matches("line 1: definition wants a JSON object", refused("validation", other.import_workflows, other,
+      source()))
+    assert.is_nil(other:get_workflow { name = "new" })
+    local path = directory.make("exports-" .. child.next_number "directories") .. "/workflows.ndjson"
+    assert.equal(3, storage:export_workflows(path, { name = "moved" }))
+    assert.same({ created = 0, unchanged = 3 }, other:import_workflows(path))
   end)
 
   it("refuses what is no workflow, by the field's name", function()

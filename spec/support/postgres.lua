@@ -46,6 +46,29 @@ local function create_database(where, name)
   return url_of(where, name)
 end
 
+-- The last line for a name is the one in force.
+local function write_settings(where, settings)
+  local conf <close> = assert(io.open(where .. "/data/postgresql.conf", "a"))
+  for name, value in pairs(settings) do
+    conf:write(("%s = '%s'\n"):format(name, (value:gsub("'", "''"))))
+  end
+end
+
+--- Starts a hot standby of it, that follows by streaming. Close it before its primary.
+---@return spec.Server
+function Server:standby()
+  local where = directory.make("postgres-" .. child.next_number "servers", USER)
+  child.must {
+    file = BIN .. "/pg_basebackup", user = USER, cwd = where,
+    args = { "-D", where .. "/data", "-h", self.directory, "-U", "nebula", "-R", "-X", "stream", "-c", "fast",
+      "--no-sync" },
+  }
+  write_settings(where, { unix_socket_directories = where })
+  local standby = setmetatable({ directory = where }, Server)
+  standby:start()
+  return standby
+end
+
 --- The URL of one of its databases; "nebula" is always there.
 ---@param database string?
 ---@return string
@@ -101,14 +124,6 @@ function Server:close()
 end
 
 Server.__close = Server.close
-
--- The last line for a name is the one in force.
-local function write_settings(where, settings)
-  local conf <close> = assert(io.open(where .. "/data/postgresql.conf", "a"))
-  for name, value in pairs(settings) do
-    conf:write(("%s = '%s'\n"):format(name, (value:gsub("'", "''"))))
-  end
-end
 
 --- Starts a server. Close it: `local server <close> = postgres.server()`.
 ---@param settings table<string, string>? lines of postgresql.conf besides the defaults

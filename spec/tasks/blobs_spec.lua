@@ -100,7 +100,7 @@ for name, store in pairs(STORES) do
       for i = 1, 6 do own(i, "data " .. i) end
       local before, unharmed = run "verify-blobs"
       assert.same({ 6, 0, true }, { before.checked, before.wrong, unharmed })
-      storage.blobs:delete(key(2))
+      storage.blobs.store:delete(key(2))
       storage.blobs:put(key(3), "tada 3")
       storage.blobs:put(key(5), "longer than it was")
       local report, fine = run("verify-blobs")

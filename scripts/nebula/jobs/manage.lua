@@ -9,12 +9,12 @@ local STATUSES = { "pending", "running", "completed", "failed", "cancelled", "de
 local REQUEUED = { "failed", "cancelled", "dead" }
 
 local FILTERS = {
-  id = { column = "id" },
+  id = { column = "id", type = "uuid" },
   status = { column = "status", choices = STATUSES },
-  workflow_id = { column = "workflow_id" },
-  execution_id = { column = "execution_id" },
+  workflow_id = { column = "workflow_id", type = "uuid" },
+  execution_id = { column = "execution_id", type = "uuid" },
   lane = { column = "lane" },
-  priority = { column = "priority" },
+  priority = { column = "priority", type = "integer" },
   unique_key = { column = "unique_key" },
   handler = { column = "payload ->> 'handler'" },
   error = { column = "error", kind = "like" },
@@ -24,7 +24,7 @@ local FILTERS = {
 ---@param id string
 ---@return table?
 function manage.get_job(self, id)
-  return self.db:one("SELECT * FROM workflow_jobs WHERE id = $1", check.id("get_job", id))
+  return self.reads:one("SELECT * FROM workflow_jobs WHERE id = $1", check.id("get_job", id))
 end
 
 --- A page of jobs, the newest ids first; `after` is the last row of the page before, or its id.
@@ -33,7 +33,7 @@ end
 ---  limit, after
 ---@return table[]
 function manage.list_jobs(self, given)
-  return filter.page(self.db, "list_jobs", "workflow_jobs", given, FILTERS)
+  return filter.page(self.reads, "list_jobs", "workflow_jobs", given, FILTERS)
 end
 
 --- Cancels a pending or running job. A worker that runs it ends its handler within about a second, wherever
@@ -57,8 +57,9 @@ end
 --- Puts ended jobs (dead, failed, cancelled) back into the queue, due now, with all their retries.
 --- A job whose unique_key is taken by another stays.
 ---@param given table filters as list_jobs; `status` narrows it, default all three; `limit`
+---@param db? nebula.pg.Transaction the caller's transaction
 ---@return integer count
-function manage.requeue_jobs(self, given)
+function manage.requeue_jobs(self, given, db)
   local what = "requeue_jobs"
   given = filter.check(what, given, FILTERS, { "limit" })
   local copy = {}
@@ -84,8 +85,8 @@ function manage.requeue_jobs(self, given)
     )
     AND status = ANY ('{failed,cancelled,dead}')
   ]]):format(filter.where(conditions), given.limit and ("LIMIT %d"):format(filter.limit(what, given)) or "")
-  local count = self.db:exec(sql, table.unpack(args, 1, args.n))
-  if count > 0 then self:wake() end
+  local count = (db or self.db):exec(sql, table.unpack(args, 1, args.n))
+  if count > 0 and not db then self:wake() end
   return count
 end
 
@@ -126,7 +127,7 @@ local MOST_COUNTED = 100000
 --- What is in the queue. Its cost does not depend on the finished jobs.
 ---@return nebula.QueueStats
 function manage.queue_stats(self)
-  local stats = self.db:one(STATS, MOST_COUNTED)
+  local stats = self.reads:one(STATS, MOST_COUNTED)
   local policy = self:policy()
   stats.policy, stats.policy_version = policy.name, policy.version
   return stats

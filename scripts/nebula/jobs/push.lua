@@ -11,6 +11,7 @@ local push = {}
 -- The workflow of jobs that belong to none; also the default of the column (V4).
 local ADHOC_ID, ADHOC_NAME = "6ecd2b0f-6009-5a60-a575-ee6236849e14", "nebula.adhoc"
 local MOST_PRIORITY = 2147483647
+local MOST_DELAY = 1000 * 366 * 86400 -- seconds
 
 local FIELDS = {
   id = true, workflow_id = true, execution_id = true, priority = true, scheduled_at = true, delay = true,
@@ -88,12 +89,12 @@ local TAKEN = [[
 ]]
 
 local function due(what, given, storage)
-  local at = given.scheduled_at
-  if type(at) == "number" then at = nebula.time.format(at) end
-  if at ~= nil and type(at) ~= "string" then
-    raise("validation", "%s: scheduled_at is epoch seconds or a timestamp, not %s", what, type(at))
+  local at = given.scheduled_at and check.time(what .. ": scheduled_at", given.scheduled_at) or nebula.null
+  local delay = given.delay and storage.duration(what .. ": delay", given.delay, 0) or 0
+  if not (delay >= 0 and delay <= MOST_DELAY) then
+    raise("validation", "%s: delay wants 0 to 1,000 years, not %s", what, tostring(given.delay))
   end
-  return at or nebula.null, storage.duration(what .. ": delay", given.delay, 0)
+  return at, delay
 end
 
 -- What the policy says to a job: the job with its overrides, or a refusal.
@@ -143,7 +144,7 @@ local function columns(self, what, list, db)
     c[5][i], c[6][i] = due(what, job, self)
     c[7][i] = job.max_retries and check.integer(what .. ": max_retries", job.max_retries, 0, 1000) or 3
     c[8][i] = check.object(what .. ": payload", job.payload)
-    c[9][i] = policy:lane_of(job) or null
+    c[9][i] = (job.lane and check.text(what .. ": lane", job.lane, 500) or policy:lane_of(job)) or null
     c[10][i], c[11][i], seconds[i] = key_of(self, what, job)
     adhoc = adhoc or job.workflow_id == nil
     keyed = keyed or job.unique_key ~= nil
@@ -180,7 +181,7 @@ local function with_taken(db, ids, keys, rows)
 end
 
 local function push_list(self, what, list, db)
-  if #list == 0 then return {} end
+  if #check.list(what, list) == 0 then return {} end
   db = db or self.db
   local c, adhoc, sql = columns(self, what, list, db)
   if adhoc then ensure_adhoc(self, db) end
