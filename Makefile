@@ -93,10 +93,16 @@ lint: $(BUILD)/.test-packages ## the rules of the house, clang-format, luacheck
 format: $(BUILD)/.test-packages ## lay out the C files
 	@clang-format -i $(C_FILES)
 
+# The peers are npm's: node and npm are wanted by benchmarks alone.
 BENCH ?= spec/bench
+BENCH_PROGRAMS := $(patsubst spec/bench/%.c,$(BUILD)/bench/%,$(wildcard spec/bench/*.c))
 .PHONY: bench
-bench: all $(BUILD)/proxy $(BUILD)/.test-packages ## ratios against peers, measured in the same run; BENCH=file runs one
+bench: all $(BUILD)/proxy $(BENCH_PROGRAMS) $(BUILD)/.test-packages ## ratios against peers, measured in the same run; BENCH=file runs one
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
+
+$(BUILD)/bench/%: spec/bench/%.c $(BUILD)/.packages
+	@mkdir -p $(@D)
+	$(call say,cc,$<)$(CC) $(CFLAGS) -o $@ $< $(shell pkg-config --libs libpq)
 
 # libFuzzer wants clang. What a fuzzer has found grows in build/fuzz/NAME.corpus from run to run.
 FUZZ_SECONDS ?= 60
