@@ -149,7 +149,8 @@ function queries:notify(channel, payload) end
 ---Sends all statements in one round trip (two where the types of a statement are not known yet) and
 ---gives their results in order. By default they are one transaction, or a part of the one they are in:
 ---the first error is raised, its `index` tells which statement it was, and nothing is done. With
----`transaction = false` a statement that fails has its error object in the place of its rows. An entry
+---`transaction = false` a statement that fails has its error object in the place of its rows, and on an
+---acquired connection statements that begin and end transactions may be among the others. An entry
 ---holds one statement with its parameters; NULL is `nebula.null`, or nil where `n` counts the entry.
 ---Raises what `query` raises, and `unknown_outcome` where the answer to the COMMIT was lost.
 ---@param list {[1]: string, n?: integer}[] `{ {sql, parameter, ...}, ... }`

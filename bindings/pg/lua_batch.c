@@ -3,7 +3,8 @@
  * A connection is held alone for it; where the types of parameters are not known, all of them are
  * asked for at once first. Each statement is a segment with a Sync of its own. By default they are
  * one transaction: BEGIN goes in front of the first and COMMIT behind the last, in the same round
- * trip, and where one fails the server skips the rest. Otherwise each stands for itself. */
+ * trip, and where one fails the server skips the rest. Otherwise each stands for itself, and on an
+ * acquired connection BEGIN, COMMIT AND CHAIN and the like may be among them. */
 #include <stdio.h>
 #include <string.h>
 #include <lauxlib.h>
@@ -99,15 +100,18 @@ static void submit(lua_State *L, batch *self, size_t i) {
 
 /* ---- the results ---- */
 
+static void set_index(lua_State *L, size_t i) { // stack: error
+  lua_pushinteger(L, (lua_Integer)i + 1);
+  lua_setfield(L, -2, "index");
+}
+
 /* Pushes the error of item i with its place in the list. */
 static void push_failure(lua_State *L, batch *self, size_t i) {
   lua_pg_session *session = lua_touserdata(L, SESSION);
   pg_request *r = self->items[i].request;
   self->items[i].request = NULL;
   lua_pg_push_failure(L, session->pool, r);
-  if (i >= self->count) return;
-  lua_pushinteger(L, (lua_Integer)i + 1);
-  lua_setfield(L, -2, "index");
+  if (i < self->count) set_index(L, i);
 }
 
 static bool failed(const batch *self, size_t i) {
@@ -128,17 +132,33 @@ static void check_whole(lua_State *L, batch *self) {
   lua_error(L);
 }
 
+static int decode(lua_State *L) {
+  const PGresult *result = lua_touserdata(L, 1);
+  lua_settop(L, 0);
+  return lua_pg_decode(L, result, LUA_PG_QUERY);
+}
+
+/* Pushes what item i returned, and whether that is rows and no error. Rows that cannot be read
+ * (JSON nested too deep) are an error of this statement alone. */
+static bool push_result(lua_State *L, batch *self, size_t i) {
+  if (failed(self, i)) {
+    push_failure(L, self, i);
+    return false;
+  }
+  lua_pushcfunction(L, decode);
+  lua_pushlightuserdata(L, self->items[i].request->result);
+  if (lua_pcall(L, 1, 1, 0) == LUA_OK) return true;
+  if (lua_istable(L, -1)) set_index(L, i);
+  if (self->transaction || !lua_istable(L, -1)) lua_error(L); /* Lua's own: no memory */
+  return false;
+}
+
 static int return_results(lua_State *L, batch *self) {
   lua_createtable(L, (int)self->count, 1);
   int list = lua_gettop(L);
   lua_Integer failures = 0;
   for (size_t i = 0; i < self->count; i++) {
-    if (failed(self, i)) {
-      failures++;
-      push_failure(L, self, i);
-    } else {
-      lua_pg_decode(L, self->items[i].request->result, LUA_PG_QUERY);
-    }
+    if (!push_result(L, self, i)) failures++;
     lua_rawseti(L, list, (lua_Integer)i + 1);
     lua_settop(L, list); /* an error leaves its text below itself */
     drop(&self->items[i].request);
@@ -265,8 +285,10 @@ static int acquired(lua_State *L, int status, lua_KContext context) {
 
 /* ---- the arguments ---- */
 
-/* Copies entry i of the list, so that nobody changes it meanwhile, and looks at its SQL. */
-static void read_entry(lua_State *L, batch *self, lua_pg_pool *pool, lua_Integer i) {
+/* Copies entry i of the list, so that nobody changes it meanwhile, and looks at its SQL. `control`
+ * is the connection whose transactions it may begin and end, or NULL. */
+static void read_entry(lua_State *L, batch *self, lua_pg_pool *pool, const lua_pg_session *control,
+                       lua_Integer i) {
   lua_rawgeti(L, LIST, i);
   int entry = lua_gettop(L);
   if (!lua_istable(L, entry) || lua_rawgeti(L, entry, 1) != LUA_TSTRING)
@@ -285,7 +307,7 @@ static void read_entry(lua_State *L, batch *self, lua_pg_pool *pool, lua_Integer
   if (n > 65536)
     err_raisef(L, ERR_LIMIT, "database", "%s: entry %d has more than 65535 parameters", self->call,
                (int)i);
-  lua_pg_check_statement(L, s, NULL, 0, self->call);
+  lua_pg_check_statement(L, s, control, 0, self->call);
   if (s->scan.statements > 1)
     err_raisef(L, ERR_VALIDATION, "database", "%s: entry %d has %u statements: one an entry",
                self->call, (int)i, s->scan.statements);
@@ -308,7 +330,10 @@ static void read_options(lua_State *L, batch *self) {
   opt_duration(L, OPTIONS, self->call, "deadline", &self->deadline);
 }
 
-static void read_arguments(lua_State *L, lua_pg_pool *pool, const char *call, bool inside) {
+/* `session` is NULL for a pool's batch. */
+static void read_arguments(lua_State *L, lua_pg_pool *pool, const char *call,
+                           const lua_pg_session *session) {
+  bool inside = session != NULL && lua_pg_in_transaction(session);
   lua_Integer count = (lua_Integer)lua_rawlen(L, LIST);
   size_t room = ((size_t)count + EXTRA) * sizeof(item);
   batch *self = lua_newuserdatauv(L, sizeof *self + room, 0);
@@ -326,7 +351,7 @@ static void read_arguments(lua_State *L, lua_pg_pool *pool, const char *call, bo
                "for a pool or an acquired connection",
                call);
   for (lua_Integer i = 1; i <= count; i++)
-    read_entry(L, self, pool, i);
+    read_entry(L, self, pool, self->transaction ? NULL : session, i);
 }
 
 static void check_list(lua_State *L, const char *call) {
@@ -344,7 +369,7 @@ int lua_pg_pool_batch(lua_State *L) {
   lua_pg_pool *pool = lua_pg_check_pool(L, SELF, "pool:batch");
   check_list(L, "pool:batch");
   lua_pg_push_session(L, SELF);
-  read_arguments(L, pool, "pool:batch", false);
+  read_arguments(L, pool, "pool:batch", NULL);
   if (((batch *)lua_touserdata(L, BATCH))->count == 0) return nothing(L);
   lua_toclose(L, SESSION);
   return lua_pg_acquire(L, SESSION, "pool:batch", 0, acquired);
@@ -354,7 +379,7 @@ int lua_pg_session_batch(lua_State *L) {
   lua_pg_session *session = lua_pg_check_session(L, SELF, "connection:batch");
   check_list(L, "connection:batch");
   lua_pushvalue(L, SELF);
-  read_arguments(L, session->pool, "connection:batch", lua_pg_in_transaction(session));
+  read_arguments(L, session->pool, "connection:batch", session);
   if (((batch *)lua_touserdata(L, BATCH))->count == 0) return nothing(L);
   return describe(L);
 }

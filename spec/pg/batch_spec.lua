@@ -127,6 +127,31 @@ describe("pg batch", function()
     assert.equal("0", db:value "SELECT current_setting('statement_timeout')")
   end)
 
+  it("begins and ends transactions on an acquired connection, each statement for itself", function()
+    local conn <close> = db:acquire()
+    local results = conn:batch({
+      { "BEGIN" }, { "INSERT INTO items VALUES ($1)", 1 }, { "COMMIT AND CHAIN" }, { "INSERT INTO items VALUES (1)" },
+      { "COMMIT AND CHAIN" }, { "SELECT count(*)::int AS n FROM items" }, { "COMMIT" },
+    }, { transaction = false })
+    assert.equal(1, results.failed)
+    assert.equal("23505", results[4].code)
+    assert.equal(4, results[4].index)
+    assert.equal(1, results[6][1].n)
+    assert.equal(1, db:value "SELECT count(*) FROM items")
+    for _, own in ipairs { db, conn } do
+      assert.equal("validation", failure(own.batch, own, { { "BEGIN" } }, { transaction = own == conn or false }).kind)
+    end
+  end)
+
+  it("tells rows that cannot be read in their place, where each statement stands for itself", function()
+    local deep = ("SELECT (repeat('[', %d) || repeat(']', %d))::jsonb AS deep"):format(5000, 5000)
+    local results = db:batch({ { "INSERT INTO items VALUES (1)" }, { deep }, { "SELECT 7 AS x" } },
+      { transaction = false })
+    assert.same({ "limit", 2 }, { results[2].kind, results[2].index })
+    assert.equal(7, results[3][1].x)
+    assert.equal("limit", failure(db.batch, db, { { "INSERT INTO items VALUES (2)" }, { deep } }).kind)
+  end)
+
   it("leaves nothing behind where its task is cancelled", function()
     local batch = task.spawn(function()
       db:batch { { "INSERT INTO items VALUES (1)" }, { "SELECT pg_sleep(60) /* here */" }, { "SELECT 1" } }
