@@ -36,13 +36,20 @@ local CLAIM = [[
   FOR UPDATE SKIP LOCKED
 ]]
 
---- Sends statements and returns what each returned.
+local EACH = { transaction = false }
+
+--- Sends statements in one round trip and returns what each returned. Raises the error of the first that
+--- failed, whose `index` is its place.
 ---@param conn nebula.pg.Connection
 ---@param statements table[] lists {sql, parameter, ...}
 ---@return nebula.pg.rows[]
 function claim.send(conn, statements)
-  local results = {}
-  for i, statement in ipairs(statements) do results[i] = conn:query(table.unpack(statement)) end
+  local results = conn:batch(statements, EACH)
+  if results.failed > 0 then
+    for _, result in ipairs(results) do
+      if result.kind then error(result, 0) end
+    end
+  end
   return results
 end
 

@@ -114,28 +114,26 @@ local function sort_out(batch, all)
   return done, results, others, running, plain
 end
 
--- Writes what has ended and leases what runs, inside the open transaction.
-local function write(self, batch, all)
-  local worker, conn = self.worker, self.conn
+-- The statements that write what has ended and lease what runs, inside the open transaction.
+local function settlement(worker, batch, all)
   local done, results, others, running, plain = sort_out(batch, all)
-  if #done > 0 then
-    if plain then
-      conn:exec(settle.COMPLETE_LOCKED_PLAIN, worker.id, tids(done))
-    else
-      conn:exec(settle.COMPLETE_LOCKED, worker.id, tids(done), results)
-    end
+  local list = {}
+  if #done > 0 and plain then
+    list[1] = { settle.COMPLETE_LOCKED_PLAIN, worker.id, tids(done) }
+  elseif #done > 0 then
+    list[1] = { settle.COMPLETE_LOCKED, worker.id, tids(done), results }
   end
   if #others > 0 then
     local at, outcomes = {}, {}
     for i, run in ipairs(others) do at[i], outcomes[i] = run.job.at, run.outcome end
-    conn:exec(settle.OTHER_LOCKED, tids(at), settle.columns(outcomes))
+    list[#list + 1] = { settle.OTHER_LOCKED, tids(at), settle.columns(outcomes) }
   end
   if #running > 0 then
     local at = {}
     for i, run in ipairs(running) do at[i] = run.job.at end
-    conn:exec(settle.LEASE_LOCKED, worker.id, worker.settings.lease, tids(at))
+    list[#list + 1] = { settle.LEASE_LOCKED, worker.id, worker.settings.lease, tids(at) }
   end
-  return running
+  return list, running
 end
 
 -- The batch's transaction is gone, and its locks with it. Where handlers computed until the server ended
@@ -166,12 +164,12 @@ local function salvage(self, batch, why)
       if row then
         run.job.at = row.at
         local one = { runs = { run }, next = 2 }
-        local _, err = try(write, self, one)
+        local _, err = try(claim.send, conn, settlement(worker, one))
         if err then
           conn:exec "ROLLBACK; BEGIN"
           run.outcome = outcome.failed(worker.policy, run.job, err, worker.id)
           conn:one("SELECT FROM workflow_jobs WHERE id = $1 FOR UPDATE", run.job.id)
-          write(self, one)
+          claim.send(conn, settlement(worker, one))
         end
       end
       conn:exec "COMMIT"
@@ -197,38 +195,45 @@ local function unreadable(self, plan, err)
   conn:exec "COMMIT"
 end
 
+-- Sends what settles a batch, and what claims the next one, in one round trip. Returns the rows and
+-- whether they are leases; where the plan's claim or the settlement failed, nil, nil and its error.
+local function send(self, statements, plan)
+  local taken, err = try(function()
+    if not plan then return { claim.send(self.conn, statements) } end
+    return { strategy(self):take(self.conn, statements, plan) }
+  end)
+  if err then return nil, nil, err end
+  return taken[1], taken[2]
+end
+
 -- Ends the batch's transaction, and claims the next batch in the one that follows it. Returns the rows,
 -- none where nothing is to be taken now, or nil: look again. Then whether the rows are leases.
 local function exchange(self, n)
-  local conn, batch, worker = self.conn, self.batch, self.worker
+  local batch, worker = self.batch, self.worker
   if n > 0 then worker:look_at_policy() end
   local plan = n > 0 and worker.policy:plan_or_default(n) or nil
-  local running
-  if batch then
-    local err
-    running, err = try(write, self, batch, batch.lease_all)
-    if err then
-      if not settle.is_refusal(err) then error(err, 0) end
-      self.batch = nil
-      salvage(self, batch, err)
-      return nil
-    end
-    conn:exec(plan and "COMMIT AND CHAIN" or "COMMIT")
+  if not plan and not batch then return {} end
+  local statements, running = {}, {}
+  if batch then statements, running = settlement(worker, batch, batch.lease_all) end
+  statements[#statements + 1] = { not batch and "BEGIN" or plan and "COMMIT AND CHAIN" or "COMMIT" }
+  local settled = #statements
+  self.claiming, self.looked = plan ~= nil, worker.pushes
+  local rows, leased, err = send(self, statements, plan)
+  if err and (not plan or (err.index or 0) <= settled) then
+    if not batch or not settle.is_refusal(err) then error(err, 0) end
+    self.batch, self.claiming = nil, false
+    salvage(self, batch, err)
+    return nil
   end
   self.batch = nil
-  for _, run in ipairs(running or {}) do run:promoted(true) end
+  for _, run in ipairs(running) do run:promoted(true) end
   if not plan then return n > 0 and {} or nil end
-  self.claiming, self.looked = true, worker.pushes
-  local taker = strategy(self)
-  local taken, err = try(function()
-    return { taker:take(conn, batch and {} or { { "BEGIN" } }, plan) }
-  end)
   if err then
     if err.kind ~= "limit" then error(err, 0) end
     unreadable(self, plan, err)
   end
   self.claiming = false
-  return taken and taken[1], taken and taken[2]
+  return rows, leased
 end
 
 -- ---- the loop ----
