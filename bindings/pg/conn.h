@@ -48,7 +48,8 @@ struct pg_conn {
   pg_queue sent, pending;
   pg_prepared *prepared; /* NULL where the statement cache is off */
   loop_deferred flush, reap;
-  loop_timer *timer, *again; /* of connecting or cancelling; of repeating a cancel */
+  loop_timer *timer, *again; /* of connecting, cancelling or what is overdue; of repeating
+                              a cancel */
   char error[256];           /* why it failed */
   char code[6];              /* SQLSTATE, where the server gave one */
 

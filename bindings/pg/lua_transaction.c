@@ -226,7 +226,9 @@ static int failed(lua_State *L) {
     lua_pg_undo(session);
     return lua_error(L);
   }
-  if (conn == NULL || lua_pg_unsent_begin(conn) != NULL || is_interrupt(L)) {
+  /* Behind a statement that is being cancelled a ROLLBACK would wait for the server's answer, which
+   * a deadline does not: the pool rolls back before it gives the connection to anybody. */
+  if (conn == NULL || conn->cancelling || lua_pg_unsent_begin(conn) != NULL || is_interrupt(L)) {
     lua_pg_undo(session);
     end_session(L);
     return lua_error(L);

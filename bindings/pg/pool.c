@@ -231,9 +231,12 @@ void pg_pool_pump(pg_pool *self) {
 }
 
 /* A cancel can hit nobody else's work: with a request that runs alone there is at most the pool's
- * own, for which nobody waits. */
+ * own, for which nobody waits, and a connection that is being cancelled takes nothing more. Through
+ * a pooler, a session's number is not its server's. */
 static bool is_alone(const pg_request *r) {
-  return r->conn->held || r->alone;
+  const pg_conn *conn = r->conn;
+  bool only = conn->sent.count == 1 && conn->pending.count == 0;
+  return conn->held || r->alone || (only && r->pool->options.statement_cache > 0);
 }
 
 static void on_deadline(void *data) {
@@ -249,6 +252,8 @@ static void on_deadline(void *data) {
     pg_queue_remove(r);
   else if (sent && is_alone(r))
     pg_pool_cancel(self, r->conn);
+  else if (sent)
+    pg_pool_watch_overdue(self, r->conn);
   pg_request_finish(r, PG_OUTCOME_TIMEOUT, NULL);
   if (waiting || unsent) pg_request_release(r);
 }

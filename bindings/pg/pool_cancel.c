@@ -21,7 +21,27 @@ pg_conn *pg_pool_find(const pg_pool *self, uint64_t serial) {
   return NULL;
 }
 
+static void on_overdue(void *data) {
+  pg_conn *conn = data;
+  conn->timer = NULL;
+  pg_conn_fail(conn, "the server is silent past a statement's deadline", NULL);
+}
+
+void pg_pool_watch_overdue(pg_pool *self, pg_conn *conn) {
+  if (conn->timer == NULL)
+    conn->timer = loop_timer_start(self->loop, CANCEL_SECONDS, on_overdue, conn);
+}
+
+/* What is overdue has been answered, or nothing is. */
+static void settle_overdue(pg_conn *conn) {
+  const pg_request *head = conn->sent.first;
+  if (conn->cancelling || conn->timer == NULL || (head != NULL && head->finished)) return;
+  loop_timer_stop(conn->loop, conn->timer);
+  conn->timer = NULL;
+}
+
 void pg_pool_cancel_settle(pg_conn *conn) {
+  settle_overdue(conn);
   if (!conn->cancelling || !conn->cancel_answered || conn->sent.count > 0) return;
   conn->cancelling = false;
   loop_timer_stop(conn->loop, conn->timer);
@@ -124,6 +144,7 @@ static void send_cancel(pg_pool *self, pg_conn *conn) {
 void pg_pool_cancel(pg_pool *self, pg_conn *conn) {
   if (conn->cancelling || conn->state != PG_CONN_READY || conn->sent.count == 0) return;
   conn->cancelling = true;
+  loop_timer_stop(self->loop, conn->timer);
   conn->timer = loop_timer_start(self->loop, CANCEL_SECONDS, on_late, conn);
   send_cancel(self, conn);
   if (conn->paused) pg_conn_resume(conn);

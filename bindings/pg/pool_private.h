@@ -72,8 +72,12 @@ void pg_pool_watch_idle(pg_pool *self);
 /* Cancels what the connection runs for its one holder. Its requests still end by themselves. */
 void pg_pool_cancel(pg_pool *self, pg_conn *conn);
 
-/* After results came in: a cancel may be over now. */
+/* After results came in: a cancel may be over now, and so may the wait for what is overdue. */
 void pg_pool_cancel_settle(pg_conn *conn);
+
+/* A shared statement's deadline has passed, which the server itself was told: if nothing comes, the
+ * connection is broken, whatever its socket says, and is closed. */
+void pg_pool_watch_overdue(pg_pool *self, pg_conn *conn);
 
 bool pg_conn_available(const pg_conn *conn);
 

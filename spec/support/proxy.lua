@@ -93,6 +93,13 @@ function proxy.start(target, level)
   return self
 end
 
+--- The URL of a database of the PostgreSQL server behind it.
+---@param database string? default "nebula"
+---@return string
+function Proxy:url(database)
+  return ("postgresql://nebula@127.0.0.1:%d/%s?sslmode=disable"):format(self.port, database or "nebula")
+end
+
 --- Starts one in front of a PostgreSQL server of the specs.
 ---@param server spec.Server
 ---@return spec.Proxy
