@@ -21,7 +21,7 @@ typedef struct pair {
 struct pg_config {
   pair *pairs;
   size_t count, room;
-  char **hosts, **ports;
+  char **hosts, **ports, **given; /* given: the addresses that the URL names itself, or "" */
   bool *names;
   size_t nhosts;
   char place[128];
@@ -94,9 +94,11 @@ void pg_config_free(pg_config *self) {
   for (size_t i = 0; i < self->nhosts; i++) {
     free(self->hosts[i]);
     free(self->ports[i]);
+    free(self->given[i]);
   }
   free(self->hosts);
   free(self->ports);
+  free(self->given);
   free(self->names);
   free(self->pairs);
   free(self);
@@ -130,14 +132,17 @@ static bool split_hosts(pg_config *self) {
     n += *p == ',';
   self->hosts = calloc(n, sizeof *self->hosts);
   self->ports = calloc(n, sizeof *self->ports);
+  self->given = calloc(n, sizeof *self->given);
   self->names = calloc(n, sizeof *self->names);
-  if (self->hosts == NULL || self->ports == NULL || self->names == NULL) return false;
+  if (self->hosts == NULL || self->ports == NULL || self->given == NULL || self->names == NULL)
+    return false;
   const char *given = find(self, "hostaddr");
   for (size_t i = 0; i < n; i++) {
     self->nhosts = i + 1;
     self->hosts[i] = piece(hosts, i);
     self->ports[i] = piece(ports, i);
-    if (self->hosts[i] == NULL || self->ports[i] == NULL) return false;
+    self->given[i] = piece(given != NULL ? given : "", i);
+    if (self->hosts[i] == NULL || self->ports[i] == NULL || self->given[i] == NULL) return false;
     self->names[i] = (given == NULL || *given == '\0') && is_name(self->hosts[i]);
   }
   const char *database = find(self, "dbname"), *user = find(self, "user");
@@ -162,11 +167,22 @@ static bool take(pg_config *self, const PQconninfoOption *list, bool defaults) {
   return true;
 }
 
+/* Of several hosts a pool that writes wants the one that takes writes. A session that is read-only
+ * by our own wish would never count as that: it wants the server's role. */
+static bool pin_role(pg_config *self, bool read_only) {
+  const char *wanted = find(self, "target_session_attrs"), *hosts = find(self, "host");
+  if (read_only && wanted != NULL && strcmp(wanted, "read-write") == 0)
+    return pg_config_set(self, "target_session_attrs", "primary");
+  if (read_only || wanted != NULL || hosts == NULL || strchr(hosts, ',') == NULL) return true;
+  return pg_config_set(self, "target_session_attrs", "read-write");
+}
+
 static bool pin(pg_config *self, bool by_options, bool read_only) {
   if (!pg_config_set(self, "client_encoding", "UTF8")) return false;
   if (find(self, "application_name") == NULL && getenv("PGAPPNAME") == NULL &&
       !pg_config_set(self, "application_name", "nebula"))
     return false;
+  if (!pin_role(self, read_only)) return false;
   if (!by_options) return true;
   const char *given = find(self, "options");
   char *options = malloc((given != NULL ? strlen(given) : 0) + sizeof PINS + sizeof READ_ONLY + 2);
@@ -223,39 +239,50 @@ static bool append(char **list, size_t *length, const char *text, bool first) {
   return true;
 }
 
+size_t pg_config_find_host(const pg_config *self, const char *host, const char *port) {
+  for (size_t i = 0; i < self->nhosts; i++) {
+    bool same_port = self->ports[i][0] == '\0' || port == NULL || strcmp(self->ports[i], port) == 0;
+    if (host != NULL && same_port && strcmp(self->hosts[i], host) == 0) return i;
+  }
+  return 0;
+}
+
 /* One entry in each of the three lists for every address of every host. */
-static bool expand(const pg_config *self, struct addrinfo *const addresses[],
+static bool expand(const pg_config *self, struct addrinfo *const addresses[], size_t first,
                    pg_config_params *out) {
   size_t hosts = 0, addrs = 0, ports = 0;
-  bool first = true;
-  for (size_t i = 0; i < self->nhosts; i++) {
+  bool begun = false;
+  for (size_t n = 0; n < self->nhosts; n++) {
+    size_t i = (first + n) % self->nhosts;
     const struct addrinfo *at = addresses[i];
     if (at == NULL && self->names[i]) continue; /* it could not be resolved */
     do {
-      char text[64] = "";
+      char text[64];
+      snprintf(text, sizeof text, "%s", self->given[i]);
       if (at != NULL &&
           getnameinfo(at->ai_addr, at->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST) != 0)
         text[0] = '\0';
-      if (!append(&out->host, &hosts, self->hosts[i], first) ||
-          !append(&out->hostaddr, &addrs, text, first) ||
-          !append(&out->port, &ports, self->ports[i], first))
+      if (!append(&out->host, &hosts, self->hosts[i], !begun) ||
+          !append(&out->hostaddr, &addrs, text, !begun) ||
+          !append(&out->port, &ports, self->ports[i], !begun))
         return false;
-      first = false;
+      begun = true;
       at = at != NULL ? at->ai_next : NULL;
     } while (at != NULL);
   }
   return true;
 }
 
-bool pg_config_params_make(const pg_config *self, struct addrinfo *const addresses[],
+bool pg_config_params_make(const pg_config *self, struct addrinfo *const addresses[], size_t first,
                            pg_config_params *out) {
   *out = (pg_config_params){0};
-  bool resolved = false;
+  bool resolved = first > 0;
   for (size_t i = 0; i < self->nhosts; i++)
     resolved = resolved || addresses[i] != NULL;
   out->keywords = calloc(self->count + 4, sizeof *out->keywords);
   out->values = calloc(self->count + 4, sizeof *out->values);
-  if (out->keywords == NULL || out->values == NULL || (resolved && !expand(self, addresses, out))) {
+  if (out->keywords == NULL || out->values == NULL ||
+      (resolved && !expand(self, addresses, first, out))) {
     pg_config_params_free(out);
     return false;
   }
@@ -263,7 +290,7 @@ bool pg_config_params_make(const pg_config *self, struct addrinfo *const address
   for (size_t i = 0; i < self->count; i++) {
     const char *keyword = self->pairs[i].keyword, *value = self->pairs[i].value;
     if (resolved && strcmp(keyword, "host") == 0) value = out->host;
-    if (resolved && strcmp(keyword, "port") == 0) continue;
+    if (resolved && (strcmp(keyword, "port") == 0 || strcmp(keyword, "hostaddr") == 0)) continue;
     out->keywords[n] = keyword;
     out->values[n++] = value;
   }

@@ -35,14 +35,18 @@ const char *pg_config_host(const pg_config *self, size_t i);
 const char *pg_config_port(const pg_config *self, size_t i);
 bool pg_config_host_is_name(const pg_config *self, size_t i);
 
+/* The number of a host by what libpq says of the connection; 0 where it is none of ours. */
+size_t pg_config_find_host(const pg_config *self, const char *host, const char *port);
+
 /* Keyword and value arrays for PQconnectStartParams. addresses[i] are what host i resolved to, or
- * NULL for a host that needs none. Valid until pg_config_params_free. */
+ * NULL for a host that needs none; `first` is the host to be tried first. Valid until
+ * pg_config_params_free. */
 typedef struct pg_config_params {
   const char **keywords, **values;
   char *host, *hostaddr, *port;
 } pg_config_params;
 
-bool pg_config_params_make(const pg_config *self, struct addrinfo *const addresses[],
+bool pg_config_params_make(const pg_config *self, struct addrinfo *const addresses[], size_t first,
                            pg_config_params *out);
 void pg_config_params_free(pg_config_params *self);
 

@@ -56,6 +56,8 @@ struct pg_conn {
   uv_getaddrinfo_t resolver;
   bool resolving;
   size_t hosts, resolved; /* of them, looked up so far */
+  size_t first_host;      /* is tried first */
+  bool unanswered;        /* the host that was tried last, which first_host then is, was silent */
   struct addrinfo **addresses;
 
   /* For the pool. */
@@ -77,9 +79,10 @@ struct pg_conn {
   char where[64];    /* where it was taken */
 };
 
-/* Starts to connect; NULL on a lack of memory. prepared_max 0 turns the statement cache off. */
+/* Starts to connect, to the host of that number first; NULL on a lack of memory. prepared_max 0
+ * turns the statement cache off. */
 pg_conn *pg_conn_open(loop *on, const pg_config *config, const pg_conn_events *events,
-                      pg_pool *pool, double timeout, size_t prepared_max);
+                      pg_pool *pool, double timeout, size_t prepared_max, size_t first_host);
 
 /* Sends a request, behind those sent before. The connection takes a reference. */
 void pg_conn_send(pg_conn *self, pg_request *request);

@@ -111,7 +111,7 @@ static void start(pg_conn *self) {
     pg_conn_fail(self, "none of the host names can be resolved", NULL);
     return;
   }
-  if (!pg_config_params_make(self->config, self->addresses, &params)) {
+  if (!pg_config_params_make(self->config, self->addresses, self->first_host, &params)) {
     pg_conn_fail(self, "out of memory", NULL);
     return;
   }
@@ -174,6 +174,10 @@ static void resolve_next(pg_conn *self) {
 static void on_timeout(void *data) {
   pg_conn *self = data;
   self->timer = NULL;
+  if (self->state == PG_CONN_CONNECTING) {
+    self->first_host = pg_config_find_host(self->config, PQhost(self->pg), PQport(self->pg));
+    self->unanswered = true;
+  }
   pg_conn_fail(self, "the server did not answer in time", NULL);
 }
 
@@ -209,7 +213,7 @@ static void on_start(void *data) {
 }
 
 pg_conn *pg_conn_open(loop *on, const pg_config *config, const pg_conn_events *events,
-                      pg_pool *pool, double timeout, size_t prepared_max) {
+                      pg_pool *pool, double timeout, size_t prepared_max, size_t first_host) {
   pg_conn *self = calloc(1, sizeof *self);
   if (self == NULL) return NULL;
   self->loop = on;
@@ -219,6 +223,7 @@ pg_conn *pg_conn_open(loop *on, const pg_config *config, const pg_conn_events *e
   self->created_ms = uv_now(&on->uv);
   self->reap = (loop_deferred){.run = on_reap, .data = self};
   self->hosts = pg_config_hosts(config);
+  self->first_host = first_host;
   self->addresses = calloc(self->hosts, sizeof *self->addresses);
   if (prepared_max > 0) self->prepared = pg_prepared_new(prepared_max);
   if (self->addresses == NULL || (prepared_max > 0 && self->prepared == NULL)) {

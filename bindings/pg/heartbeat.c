@@ -247,7 +247,7 @@ static bool connect_once(pg_heartbeat *self, char error[PG_HEARTBEAT_ERROR]) {
   struct addrinfo **unresolved =
       calloc(hosts, sizeof *unresolved); /* this thread may wait for DNS */
   pg_config_params params;
-  bool made = unresolved != NULL && pg_config_params_make(self->config, unresolved, &params);
+  bool made = unresolved != NULL && pg_config_params_make(self->config, unresolved, 0, &params);
   free(unresolved);
   if (!made) {
     keep_error(error, "out of memory");

@@ -181,8 +181,8 @@ static const pg_conn_events EVENTS = {
 
 static void open_conn(pg_listener *self) {
   pg_pool *pool = self->pool;
-  self->conn =
-      pg_conn_open(pool->loop, pool->config, &EVENTS, pool, pool->options.connection_timeout, 0);
+  self->conn = pg_conn_open(pool->loop, pool->config, &EVENTS, pool,
+                            pool->options.connection_timeout, 0, pool->first_host);
   if (self->conn != NULL)
     pool->refs++;
   else

@@ -110,7 +110,8 @@ static const pg_conn_events CONTROL = {
 
 static pg_conn *control(pg_pool *self) {
   if (self->control != NULL) return self->control;
-  self->control = pg_conn_open(self->loop, self->config, &CONTROL, self, CANCEL_SECONDS, 0);
+  self->control =
+      pg_conn_open(self->loop, self->config, &CONTROL, self, CANCEL_SECONDS, 0, self->first_host);
   if (self->control != NULL) self->refs++;
   return self->control;
 }

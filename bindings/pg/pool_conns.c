@@ -15,6 +15,9 @@
   "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; "             \
   "SET bytea_output = 'hex'; SET extra_float_digits = 1"
 
+/* The longest that one of several hosts may be silent. */
+#define HOST_SECONDS 5.0
+
 static void on_retry(void *data) {
   pg_pool *self = data;
   self->retry = NULL;
@@ -81,7 +84,11 @@ static void connect_failed(pg_pool *self, const pg_conn *conn) {
   self->stats.failed++;
   pg_pool_note_failure(self, conn->error);
   back_off(self);
-  bool hopeless = is_final(self->code) || (!self->connected_once && self->code[0] == '\0');
+  size_t hosts = pg_config_hosts(self->config);
+  if (conn->unanswered) self->first_host = (conn->first_host + 1) % hosts;
+  bool others = conn->unanswered && self->failures < hosts;
+  bool never = !self->connected_once && self->code[0] == '\0' && !others;
+  bool hopeless = is_final(self->code) || never;
   if (hopeless && self->connecting == 0 && self->count == 0)
     pg_pool_fail_waiting(self, PG_OUTCOME_CONNECT, self->error);
 }
@@ -187,11 +194,21 @@ static void on_conn_closed(pg_conn *conn) {
 static const pg_conn_events EVENTS = {
     .ready = on_conn_ready, .advanced = on_conn_advanced, .closed = on_conn_closed};
 
+/* Where there are other hosts, a silent one is left soon: libpq, which does not block here, tries
+ * the next only after one that answers. */
+static double connect_seconds(const pg_pool *self) {
+  double limit = self->options.connection_timeout;
+  size_t hosts = pg_config_hosts(self->config);
+  if (hosts == 1) return limit;
+  double each = limit / (double)hosts;
+  return each < HOST_SECONDS ? each : HOST_SECONDS;
+}
+
 void pg_pool_grow(pg_pool *self) {
   while ((self->connecting < self->waiting.count || self->count < self->options.min_connections) &&
          pg_pool_can_grow(self)) {
-    pg_conn *conn = pg_conn_open(self->loop, self->config, &EVENTS, self,
-                                 self->options.connection_timeout, self->options.statement_cache);
+    pg_conn *conn = pg_conn_open(self->loop, self->config, &EVENTS, self, connect_seconds(self),
+                                 self->options.statement_cache, self->first_host);
     if (conn == NULL) return;
     self->refs++;
     conn->index = self->count;

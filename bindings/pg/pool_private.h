@@ -35,6 +35,7 @@ struct pg_pool {
   loop_timer *leak_timer;
   loop_timer *expiry, *retry, *upkeep;
   loop_deferred pump;
+  size_t first_host;      /* the next connect begins with it */
   unsigned failures;      /* connects failed in a row */
   uint64_t grow_after_ms; /* no new connection before */
   char error[320];        /* the last failure to connect */

@@ -54,7 +54,7 @@ local function write_settings(where, settings)
   end
 end
 
---- Starts a hot standby of it, that follows by streaming. Close it before its primary.
+--- Starts a hot standby of it, that follows by streaming. Close it too.
 ---@return spec.Server
 function Server:standby()
   local where = directory.make("postgres-" .. child.next_number "servers", USER)
@@ -63,7 +63,7 @@ function Server:standby()
     args = { "-D", where .. "/data", "-h", self.directory, "-U", "nebula", "-R", "-X", "stream", "-c", "fast",
       "--no-sync" },
   }
-  write_settings(where, { unix_socket_directories = where })
+  write_settings(where, { unix_socket_directories = where, wal_retrieve_retry_interval = "100ms" })
   local standby = setmetatable({ directory = where }, Server)
   standby:start()
   return standby
@@ -124,6 +124,20 @@ function Server:close()
 end
 
 Server.__close = Server.close
+
+--- Makes a standby a server that takes writes, and waits until it does.
+function Server:promote()
+  child.must {
+    file = BIN .. "/pg_ctl", user = USER, cwd = self.directory, args = { "promote", "-w", "-D", self.directory .. "/data" },
+  }
+end
+
+--- Changes settings of the running server; those that can only be set at its start wait for it.
+---@param settings table<string, string>
+function Server:set(settings)
+  write_settings(self.directory, settings)
+  self:signal(1)
+end
 
 --- Starts a server. Close it: `local server <close> = postgres.server()`.
 ---@param settings table<string, string>? lines of postgresql.conf besides the defaults
