@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What decoding and cancelling rely on; given in the startup packet, so that a RESET returns here.
  */
@@ -24,6 +25,7 @@ struct pg_config {
   char **hosts, **ports, **given; /* given: the addresses that the URL names itself, or "" */
   bool *names;
   size_t nhosts;
+  bool verifies; /* TLS is verified because nobody said otherwise */
   char place[128];
 };
 
@@ -154,6 +156,55 @@ static bool split_hosts(pg_config *self) {
   return true;
 }
 
+static bool is_loopback(const char *host) {
+  unsigned char address[16];
+  if (uv_inet_pton(AF_INET, host, address) == 0) return address[0] == 127;
+  static const unsigned char ONE[16] = {[15] = 1};
+  return uv_inet_pton(AF_INET6, host, address) == 0 && memcmp(address, ONE, sizeof ONE) == 0;
+}
+
+/* What the host is called decides, since that is what a certificate would be held against. */
+static bool is_local(const pg_config *self, size_t i) {
+  const char *host = self->hosts[i][0] != '\0' ? self->hosts[i] : self->given[i];
+  return host[0] == '\0' || host[0] == '/' || host[0] == '@' || strcmp(host, "localhost") == 0 ||
+         is_loopback(host);
+}
+
+/* The system's certificates, where libpq would find none of its own; NULL where it would. */
+static const char *system_certificates(void) {
+  char own[512];
+  const char *home = getenv("HOME"), *given = getenv("SSL_CERT_FILE");
+  snprintf(own, sizeof own, "%s/.postgresql/root.crt", home != NULL ? home : "");
+  if (access(own, R_OK) == 0) return NULL;
+  if (given != NULL) return given;
+  static const char *const PLACES[] = {"/etc/ssl/certs/ca-certificates.crt",
+                                       "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"};
+  for (size_t i = 0; i < sizeof PLACES / sizeof *PLACES; i++)
+    if (access(PLACES[i], R_OK) == 0) return PLACES[i];
+  return NULL;
+}
+
+/* Off this machine, the server has to prove who it is, unless the URL, the environment or a service
+ * file has its own mind. */
+static bool pin_tls(pg_config *self) {
+  bool decided = find(self, "sslmode") != NULL || getenv("PGSSLMODE") != NULL ||
+                 find(self, "service") != NULL || getenv("PGSERVICE") != NULL;
+  bool local = true;
+  for (size_t i = 0; i < self->nhosts; i++)
+    local = local && is_local(self, i);
+  if (decided || local) return true;
+  self->verifies = true;
+  const char *certificates = system_certificates();
+  bool given = find(self, "sslrootcert") != NULL || getenv("PGSSLROOTCERT") != NULL;
+  if (!given && certificates != NULL && !pg_config_set(self, "sslrootcert", certificates))
+    return false;
+  return pg_config_set(self, "sslmode", "verify-full");
+}
+
+bool pg_config_verifies_by_default(const pg_config *self) {
+  return self->verifies;
+}
+
 /* Keeps the parameters of a list that are set; `env` takes only what the list before lacked. */
 static bool take(pg_config *self, const PQconninfoOption *list, bool defaults) {
   for (const PQconninfoOption *o = list; o->keyword != NULL; o++) {
@@ -219,7 +270,7 @@ pg_config *pg_config_parse(const char *url, bool pin_by_options, bool read_only,
     defaults = PQconndefaults();
     ok = defaults != NULL && take(self, defaults, true);
   }
-  ok = ok && pin(self, pin_by_options, read_only) && split_hosts(self);
+  ok = ok && pin(self, pin_by_options, read_only) && split_hosts(self) && pin_tls(self);
   PQfreemem(complaint);
   PQconninfoFree(given);
   PQconninfoFree(defaults);

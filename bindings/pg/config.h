@@ -26,6 +26,10 @@ bool pg_config_set(pg_config *self, const char *keyword, const char *value);
 /* The value in force before libpq's built-in defaults, or NULL. */
 const char *pg_config_get(const pg_config *self, const char *keyword);
 
+/* sslmode=verify-full is in force because the server is on another machine and nobody said
+ * otherwise. */
+bool pg_config_verifies_by_default(const pg_config *self);
+
 /* "nebula on db.example:5432", for messages. Never a password. */
 const char *pg_config_place(const pg_config *self);
 

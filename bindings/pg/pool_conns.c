@@ -76,8 +76,12 @@ void pg_pool_note_failure(pg_pool *self, const char *text) {
   size_t length = end != NULL ? (size_t)(end - body) : strlen(body);
   while (length > 0 && body[length - 1] == ' ')
     length--;
-  snprintf(self->error, sizeof self->error, "cannot connect to %s: %.*s",
-           pg_config_place(self->config), (int)(length < 180 ? length : 180), body);
+  bool hint = self->code[0] == '\0' && pg_config_verifies_by_default(self->config);
+  snprintf(self->error, sizeof self->error, "cannot connect to %s: %.*s%s",
+           pg_config_place(self->config), (int)(length < 180 ? length : 180), body,
+           hint ? "; off this machine TLS is verified (sslmode=verify-full), unless the URL says "
+                  "otherwise: sslrootcert= names the authority, sslmode= the mode"
+                : "");
 }
 
 static void connect_failed(pg_pool *self, const pg_conn *conn) {

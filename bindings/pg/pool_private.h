@@ -38,7 +38,7 @@ struct pg_pool {
   size_t first_host;      /* the next connect begins with it */
   unsigned failures;      /* connects failed in a row */
   uint64_t grow_after_ms; /* no new connection before */
-  char error[320];        /* the last failure to connect */
+  char error[480];        /* the last failure to connect */
   char code[6];
   pg_observe_fn *observe;
   void *observer;
