@@ -128,7 +128,8 @@ Server.__close = Server.close
 --- Makes a standby a server that takes writes, and waits until it does.
 function Server:promote()
   child.must {
-    file = BIN .. "/pg_ctl", user = USER, cwd = self.directory, args = { "promote", "-w", "-D", self.directory .. "/data" },
+    file = BIN .. "/pg_ctl", user = USER, cwd = self.directory,
+    args = { "promote", "-w", "-D", self.directory .. "/data" },
   }
 end
 
