@@ -50,7 +50,7 @@ struct pg_conn {
   loop_deferred flush, reap;
   loop_timer *timer, *again; /* of connecting, cancelling or what is overdue; of repeating
                               a cancel */
-  char error[256];           /* why it failed */
+  char error[600];           /* why it failed; libpq tells of each try */
   char code[6];              /* SQLSTATE, where the server gave one */
 
   uv_getaddrinfo_t resolver;
