@@ -15,6 +15,7 @@ local check = require "nebula.check"
 local config = require "nebula.config"
 local nebula = require "nebula"
 local options = require "nebula.options"
+local periodic = require "nebula.periodic"
 local published = require "nebula.policy.published"
 local Flight = require "nebula.worker.flight"
 local Handlers = require "nebula.worker.handlers"
@@ -54,8 +55,8 @@ local Worker = {}
 Worker.__index = Worker
 
 --- A worker over a storage. Options as `nebula worker`; `workflow_id` limits it to the jobs of one
---- workflow, `handler` is a function for every job instead of handler files, `finished` says whether
---- an empty queue is the end (with `drain` it always is).
+--- workflow, `periodic` lists entries as nebula.conf.lua's, `handler` is a function for every job instead
+--- of handler files, `finished` says whether an empty queue is the end (with `drain` it always is).
 ---@param storage nebula.Storage
 ---@param opts? table
 ---@return nebula.Worker
@@ -63,7 +64,8 @@ function worker.new(storage, opts)
   local given = {}
   for name, value in pairs(opts or {}) do given[name] = value end
   local workflow_id, handler, finished = given.workflow_id, given.handler, given.finished
-  given.workflow_id, given.handler, given.finished = nil, nil, nil
+  local entries = periodic.entries(given.periodic)
+  given.workflow_id, given.handler, given.finished, given.periodic = nil, nil, nil, nil
   given = options.coerce(worker.OPTIONS, given, "worker")
   if workflow_id then check.uuid("worker: workflow_id", workflow_id) end
   local self = setmetatable({
@@ -71,7 +73,7 @@ function worker.new(storage, opts)
     finished = finished or given.drain and function() return true end,
     concurrency = given.concurrency, running = 0, slow = 0, hungry = {}, leased = {}, sessions = {}, wants_lease = {},
     counts = { claimed = 0, completed = 0, failed = 0, dead = 0, cancelled = 0, lost = 0 },
-    halted = false, lanes_paused = false, pushes = 0,
+    periodic = entries, halted = false, lanes_paused = false, pushes = 0,
     freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
   }, Worker)
   if given.policy then
@@ -237,6 +239,7 @@ function Worker:run()
   end })
   in_background(background, follow, self)
   in_background(background, presence.follow, presence)
+  in_background(background, periodic.follow, self.storage, function() return self.periodic end, self.log)
   in_background(background, self.keeper.heartbeats, self.keeper)
   in_background(background, self.keeper.settling, self.keeper)
   in_background(background, self.keeper.rescues, self.keeper)

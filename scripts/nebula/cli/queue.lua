@@ -1,4 +1,4 @@
--- cli/queue.lua: `nebula queue stats|list|show|push|requeue|cancel|pause|resume|workers`.
+-- cli/queue.lua: `nebula queue stats|list|show|push|requeue|cancel|pause|resume|workers|periodic`.
 local JSON = { default = false, help = "print JSON" }
 local LISTED = { "id", "status", "priority", "scheduled_at", "retry_count", "handler", "error" }
 local STATUSES = { "pending", "running", "completed", "failed", "cancelled", "dead" }
@@ -78,6 +78,18 @@ local function workers(opts)
     end
     print(require("nebula.ui").table(rows, { columns = { "host", "pid", "running", "concurrency", "completed", "failed",
       "dead", "policy", "silent", "started_at" } }))
+  end)
+end
+
+local function list_periodic(opts)
+  return with_storage(function(storage, nebula)
+    local periodic = require "nebula.periodic"
+    local rows = periodic.list(storage.db, periodic.entries(require("nebula.config").settings().file.periodic))
+    if opts.json then
+      for _, row in ipairs(rows) do print(nebula.json.encode(row)) end
+      return
+    end
+    print(require("nebula.ui").table(rows, { columns = { "what", "cron", "zone", "missed", "fired_at", "next" } }))
   end)
 end
 
@@ -175,6 +187,11 @@ return {
           show(nebula, { resumed = opts.lane or "the whole queue", changed = changed }, opts.json)
         end)
       end,
+    },
+    periodic = {
+      summary = "The periodic jobs of nebula.conf.lua, when they fired and when they will",
+      options = { json = JSON },
+      run = list_periodic,
     },
     workers = {
       summary = "The worker processes of all hosts",

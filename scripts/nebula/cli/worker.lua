@@ -22,7 +22,7 @@ built in. The first SIGTERM or Ctrl-C takes no more jobs and waits for those tha
   run = function(opts)
     local nebula = require "nebula"
     local defaults = require("nebula.options").coerce(OPTIONS, {})
-    local given = {}
+    local given = { periodic = require("nebula.config").settings().file.periodic }
     for name, value in pairs(require("nebula.config").settings().file.worker or {}) do given[name] = value end
     for name, value in pairs(opts) do
       if value ~= defaults[name] then given[name] = value end
