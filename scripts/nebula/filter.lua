@@ -18,6 +18,11 @@ local CONDITIONS = {
     args[args.n] = value
     return ("%s = $%d"):format(column, args.n)
   end,
+  before = function(column, value, args)
+    args.n = args.n + 1
+    args[args.n] = value
+    return ("%s < $%d::timestamptz"):format(column, args.n)
+  end,
   like = function(column, value, args)
     args.n = args.n + 1
     args[args.n] = value
@@ -27,7 +32,7 @@ local CONDITIONS = {
 
 ---@class nebula.Filter
 ---@field column string the SQL expression
----@field kind? "equal"|"like" default equal; a list means any of them
+---@field kind? "equal"|"like"|"before" default equal, where a list means any of them; before a time
 ---@field choices? string[] what its value may be
 ---@field type? "text"|"uuid"|"integer"|"boolean" what else its value is; default text
 

@@ -38,17 +38,17 @@ describe("a task that is killed again and again", function()
   end)
   after_each(function() storage:close() end)
 
-  -- A run takes about `seconds`; each is killed somewhere in it, the last one ends. Tells how many were
-  -- killed in their work.
+  -- Each run is killed a little later than the one before, up to `seconds`; the last one ends. Tells how
+  -- many were killed.
   local function killed(arguments, seconds)
     local function start()
       return child.spawn { file = PROGRAM, args = { "task", table.unpack(arguments) }, stdout = "null", stderr = "pipe",
         cwd = blobs, env = { DATABASE_URL = url } }
     end
     local count = 0
-    for _ = 1, KILLS do
+    for i = 1, KILLS do
       local run = start()
-      if not run:wait(0.02 + math.random() * seconds) then
+      if not run:wait(0.02 + (i - 1 + math.random()) / KILLS * seconds) then
         run:kill "KILL"
         count = count + 1
       end

@@ -24,19 +24,44 @@ local function help(task, declared)
   print("Options:\n" .. require("nebula.options").help(declared))
 end
 
--- A list of rows, then what else the task says.
-local function show(result, json)
+local function print_table(rows, columns) print(require("nebula.ui").table(rows, { columns = columns })) end
+
+-- Titled tables one below the other; as JSON, an object with each under its name.
+local function show_sections(sections, json)
   local nebula, ui = require "nebula", require "nebula.ui"
-  if json then
+  local whole = nebula.json.object()
+  for i, section in ipairs(sections) do
+    local rows = section.rows
+    whole[section.name] = nebula.json.array(table.move(rows, 1, #rows, 1, {}))
+    if not json then
+      print((i > 1 and "\n" or "") .. ui.paint("bold", section.title))
+      if #rows == 0 then
+        print "none"
+      elseif section.plot then
+        require "nebula.plot"(rows, table.unpack(section.plot))
+      else
+        print_table(rows, section.columns)
+      end
+    end
+  end
+  if json then print(nebula.json.encode(whole)) end
+end
+
+-- A task's result: sections, or a list of rows and what else it says.
+local function show(result, json)
+  local nebula = require "nebula"
+  if type(result) == "table" and result.sections then
+    show_sections(result.sections, json)
+  elseif json then
     print(nebula.json.encode(result == nil and nebula.json.object() or result))
   elseif type(result) == "table" then
-    if result.rows and #result.rows > 0 then print(ui.table(result.rows, { columns = result.columns })) end
+    if result.rows and #result.rows > 0 then print_table(result.rows, result.columns) end
     local rows = {}
     for name, value in pairs(result) do
       if name ~= "rows" and name ~= "columns" then rows[#rows + 1] = { what = name, value = value } end
     end
     table.sort(rows, function(a, b) return tostring(a.what) < tostring(b.what) end)
-    if #rows > 0 then print(ui.table(rows, { columns = { "what", "value" } })) end
+    if #rows > 0 then print_table(rows, { "what", "value" }) end
     if #rows == 0 and result.rows and #result.rows == 0 then print "nothing" end
   elseif result ~= nil then
     print(result)

@@ -18,6 +18,7 @@ local FILTERS = {
   unique_key = { column = "unique_key" },
   handler = { column = "payload ->> 'handler'" },
   error = { column = "error", kind = "like" },
+  ended_before = { column = "coalesce(finished_at, created_at)", kind = "before" },
 }
 
 --- A job with all its columns, or nil.
@@ -28,9 +29,9 @@ function manage.get_job(self, id)
 end
 
 --- A page of jobs, the newest ids first; `after` is the last row of the page before, or its id.
---- `error` is a LIKE pattern.
----@param given? table filters: id, status, workflow_id, execution_id, lane, priority, unique_key, handler, error;
----  limit, after
+--- `error` is a LIKE pattern, `ended_before` a time.
+---@param given? table filters: id, status, workflow_id, execution_id, lane, priority, unique_key, handler, error,
+---  ended_before; limit, after
 ---@return table[]
 function manage.list_jobs(self, given)
   return filter.page(self.reads, "list_jobs", "workflow_jobs", given, FILTERS)

@@ -1,0 +1,143 @@
+-- health, reindex, stats, requeue-dead, cancel-executions: each finds or changes what is really there.
+local child = require "spec.support.child"
+local directory = require "spec.support.directory"
+local nebula = require "nebula"
+local postgres = require "spec.support.postgres"
+local storages = require "nebula.storage"
+local tasks = require "nebula.tasks"
+
+local PROGRAM = directory.build .. "/nebula"
+
+describe("maintenance", function()
+  local storage, db, url
+
+  local function run(task, options) return tasks.run(storage, task, options) end
+
+  setup(function()
+    url = postgres.database()
+    storage = storages.with_pool_config(url, { max_size = 8 })
+    db = storage.db
+    storage:run_migrations { log = function() end }
+  end)
+  teardown(function() storage:close() end)
+  before_each(function()
+    db:exec "TRUNCATE workflows, executions, execution_history, workflow_jobs, task_checkpoints"
+  end)
+
+  local function findings()
+    local by_check = {}
+    for _, row in ipairs(run("health").sections[1].rows) do
+      by_check[row.check] = by_check[row.check] or {}
+      table.insert(by_check[row.check], row)
+    end
+    return by_check
+  end
+
+  it("finds nothing in a database that is well", function() assert.same({}, findings()) end)
+
+  it("finds what an old transaction, a bad index and a standing queue are", function()
+    db:exec [[
+      CREATE TABLE ill (a INTEGER, b INTEGER) WITH (autovacuum_enabled = off);
+      INSERT INTO ill SELECT i, 1 FROM generate_series(1, 30000) AS i;
+      CREATE INDEX ill_a ON ill (a);
+      CREATE INDEX ill_a_again ON ill (a);
+      DELETE FROM ill WHERE a > 10000
+    ]]
+    local _, err = nebula.try(db.exec, db, "CREATE UNIQUE INDEX CONCURRENTLY ill_b ON ill (b)")
+    assert.equal("23505", err.code)
+    db:exec "INSERT INTO workflow_jobs (payload, scheduled_at) VALUES ('{}', now() - interval '1 hour')"
+    db:exec [[
+      INSERT INTO workflow_jobs (payload, status, lease_until) VALUES ('{}', 'running', now() - interval '1 hour')
+    ]]
+    child.await("the statistics", 10, function()
+      return db:value "SELECT n_dead_tup > 15000 FROM pg_stat_user_tables WHERE relname = 'ill'"
+    end)
+    local found = findings()
+    assert.equal("ill_b", found["invalid indexes"][1].object)
+    assert.equal("ill_a_again", found["duplicate indexes"][1].object)
+    assert.matches("autovacuum is switched off", found["dead rows"][1].finding)
+    assert.equal("ALTER TABLE ill RESET (autovacuum_enabled)", found["dead rows"][1].remedy)
+    assert.equal(2, #found.queue)
+
+    local planned = tasks.preview(storage, tasks.load "reindex", {}).rows
+    assert.same({ { index = "ill_b", table = "ill", bytes = planned[1].bytes, action = "rebuild" } }, planned)
+    db:exec "UPDATE ill SET b = a"
+    assert.same({ rebuilt = 1, dropped = 0, skipped = 0 }, run "reindex")
+    assert.is_true(db:value "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ill_b'::regclass")
+    db:exec "DROP TABLE ill"
+  end)
+
+  it("cleans up behind a rebuild that was interrupted, and waits for no lock", function()
+    db:exec "CREATE TABLE rebuilt (a INTEGER); INSERT INTO rebuilt SELECT generate_series(1, 1000)"
+    db:exec "CREATE INDEX rebuilt_a ON rebuilt (a)"
+    local _, err = db:transaction(function(tx)
+      tx:exec "SELECT FROM rebuilt LIMIT 1"
+      return nebula.try(function()
+        local other <close> = db:acquire()
+        other:exec "SET lock_timeout = '100ms'"
+        local _ <close> = setmetatable({}, { __close = function() other:exec "RESET lock_timeout" end })
+        other:exec "REINDEX INDEX CONCURRENTLY rebuilt_a"
+      end)
+    end)
+    assert.equal("55P03", err.code)
+    assert.equal(2, db:value "SELECT count(*) FROM pg_class WHERE relname LIKE 'rebuilt_a%'")
+    local done = run("reindex", { index = { "rebuilt_a" } })
+    assert.same({ rebuilt = 1, dropped = 1, skipped = 0 }, done)
+    assert.equal(1, db:value "SELECT count(*) FROM pg_class WHERE relname LIKE 'rebuilt_a%'")
+    db:exec "DROP TABLE rebuilt"
+    assert.equal("config", select(2, nebula.try(run, "reindex", { index = { "nowhere" } })).kind)
+  end)
+
+  it("tells what grew since the last look", function()
+    run "health"
+    db:exec "UPDATE task_checkpoints SET value = jsonb_set(value, '{at}', to_jsonb(extract(epoch FROM now()) - 86400))"
+    run("seed", { executions = 2000 })
+    local grown
+    for _, row in ipairs(run("health").sections[2].rows) do
+      if row.table == "executions" then grown = row.growth end
+    end
+    assert.matches("^[%d.]+ [KM]iB a day$", grown)
+  end)
+
+  it("tells usage by workflow and day, as tables, JSON and a chart", function()
+    run("seed", { executions = 500, workflows = 2, days = 3 })
+    local out = child.run { file = PROGRAM, args = { "task", "stats", "--since", "30d", "--json" },
+      env = { DATABASE_URL = url } }
+    assert.equal(0, out.status, out.stderr)
+    local stats, total, jobs = nebula.json.decode(out.stdout), 0, 0
+    for _, row in ipairs(stats.executions) do total = total + row.executions end
+    for _, row in ipairs(stats.jobs) do jobs = jobs + row.jobs end
+    assert.same({ 500, 500 }, { total, jobs })
+    out = child.run { file = PROGRAM, args = { "task", "stats", "--since", "30d", "--plot" },
+      env = { DATABASE_URL = url } }
+    assert.matches("Executions a day\n%d%d%d%d%-%d%d%-%d%d", out.stdout)
+  end)
+
+  it("puts dead jobs back, those of the filter alone", function()
+    run("seed", { executions = 400, failures = 0.5 })
+    local dead = db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'dead'"
+    local some = db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'dead' AND error LIKE '%503'"
+    assert.is_true(some > 0 and some < dead)
+    assert.equal(some, tasks.preview(storage, tasks.load "requeue-dead", { error = "%503" }).would_requeue)
+    assert.equal(some, run("requeue-dead", { error = "%503" }).requeued)
+    assert.equal(some, db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'pending' AND retry_count = 0")
+    assert.equal(dead - some, run("requeue-dead", {}).requeued)
+  end)
+
+  it("cancels executions that have not ended, and their jobs", function()
+    local workflow = storage:save_workflow { name = "long", definition = {} }
+    local other = storage:save_workflow { name = "other", definition = {} }
+    local list = {}
+    for i = 1, 250 do list[i] = { workflow_id = workflow.id } end
+    local made = storage:create_executions(list)
+    storage:create_executions { { workflow_id = other.id } }
+    for i = 1, 10 do storage:push_job { execution_id = made[i].id, payload = { handler = "x" } } end
+    storage:update_executions { { id = made[250].id, status = "failed" } }
+    local options = { workflow = "long", older_than = 0 }
+    assert.equal(249, tasks.preview(storage, tasks.load "cancel-executions", options).would_cancel)
+    assert.same({ executions = 249, jobs = 10 }, (run("cancel-executions", options)))
+    assert.same({ executions = 0, jobs = 0 }, (run("cancel-executions", options)))
+    assert.equal(1, db:value "SELECT count(*) FROM executions WHERE status = 'created'")
+    assert.equal("cancelled", db:value("SELECT to_status FROM execution_history WHERE execution_id = $1", made[1].id))
+  end)
+end)
