@@ -189,7 +189,7 @@ static void leave(lua_State *L, lua_sandbox *self) {
 /* ---- load ---- */
 
 static const char *const OPTIONS[] = {"memory",    "instructions", "seconds", "seed", "globals",
-                                      "functions", "modules",      "find",    NULL};
+                                      "functions", "modules",      "find",    "payload", NULL};
 
 static void add_functions(lua_State *L, lua_sandbox *self, int options, int index) {
   if (lua_getfield(L, options, "functions") != LUA_TTABLE) return;
@@ -209,14 +209,15 @@ static void add_functions(lua_State *L, lua_sandbox *self, int options, int inde
   }
 }
 
-static void add_finder(lua_State *L, lua_sandbox *self, int options, int index) {
-  if (lua_getfield(L, options, "find") == LUA_TNIL) return;
+/* Numbers the function that stands in an option; 0 where there is none. */
+static lua_Integer number_option(lua_State *L, int options, const char *name, int index) {
+  if (lua_getfield(L, options, name) == LUA_TNIL) return 0;
   luaL_checktype(L, -1, LUA_TFUNCTION);
   lua_getiuservalue(L, index, FUNCTIONS);
   lua_pushvalue(L, -2);
   lua_Integer number = luaL_len(L, -2) + 1;
   lua_rawseti(L, -2, number);
-  sandbox_set_finder(self->box, number);
+  return number;
 }
 
 static void add_globals(lua_State *L, lua_sandbox *self, int options, int index) {
@@ -296,7 +297,8 @@ static int lua_sandbox_load(lua_State *L) {
   self->box = sandbox_new(&limits, run_callback, self);
   if (self->box == NULL) err_raisef(L, ERR_LIMIT, NULL, "%s: not enough memory", call);
   add_functions(L, self, 3, index);
-  add_finder(L, self, 3, index);
+  sandbox_set_finder(self->box, number_option(L, 3, "find", index));
+  sandbox_set_payload(self->box, number_option(L, 3, "payload", index));
   add_globals(L, self, 3, index);
   add_modules(L, self, 3);
   const char *chunk = push_chunk_name(L, name);
@@ -305,6 +307,15 @@ static int lua_sandbox_load(lua_State *L) {
   leave(L, self);
   check_status(L, self, status);
   lua_settop(L, index);
+  return 1;
+}
+
+/* record(table) -> the table, marked: it enters a sandbox without its payload, which the sandbox asks
+ * the option `payload` for, and comes back as its id. */
+static int lua_sandbox_record(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  value_push_record(L);
+  lua_setmetatable(L, 1);
   return 1;
 }
 
@@ -367,8 +378,12 @@ int lua_open_sandbox(lua_State *L) {
   luaL_newmetatable(L, HANDLE_METATABLE);
   luaL_setfuncs(L, HANDLE_META, 0);
   lua_pop(L, 2);
-  lua_createtable(L, 0, 1);
+  lua_createtable(L, 1, 0);
+  value_set_record(L, false);
+  lua_createtable(L, 0, 2);
   lua_pushcfunction(L, lua_sandbox_load);
   lua_setfield(L, -2, "load");
+  lua_pushcfunction(L, lua_sandbox_record);
+  lua_setfield(L, -2, "record");
   return 1;
 }

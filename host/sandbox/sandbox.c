@@ -33,6 +33,7 @@ struct sandbox {
   lua_Integer called; /* a function's number, where it has no path */
   int count;          /* of the arguments */
   lua_Integer finder; /* the callback that finds a policy's source, or 0 */
+  lua_Integer payload; /* the callback that gives a record's payload, or 0 */
 };
 
 static const char EXPORTS; /* registry: the chunk's table */
@@ -253,7 +254,40 @@ static int load_policy(lua_State *L) {
   return 1;
 }
 
+/* __index of a record: its payload, which the host is asked for once. */
+static int record_index(lua_State *L) {
+  sandbox *self = sandbox_of(L);
+  const char *problem = NULL;
+  if (self->payload == 0 || lua_type(L, 2) != LUA_TSTRING ||
+      strcmp(lua_tostring(L, 2), "payload") != 0)
+    return 0;
+  lua_pushliteral(L, "id");
+  lua_rawget(L, 1);
+  self->arguments.length = self->results.length = 0;
+  problem = value_write(L, -1, &self->arguments, NULL, NULL);
+  if (problem != NULL ||
+      !self->callback(self->data, self->payload, &self->arguments, &self->results, &problem))
+    return luaL_error(L, "%s", problem);
+  size_t at = 0;
+  if (self->results.length == 0) return 0;
+  value_read(L, &self->results, &at, NULL, NULL);
+  lua_pushvalue(L, 2);
+  lua_pushvalue(L, -2);
+  lua_rawset(L, 1);
+  return 1;
+}
+
+static void set_record(lua_State *L) {
+  lua_createtable(L, 1, 2);
+  lua_pushcfunction(L, record_index);
+  lua_setfield(L, -2, "__index");
+  lua_pushboolean(L, 0); // what getmetatable gives, and setmetatable refuses to change
+  lua_setfield(L, -2, "__metatable");
+  value_set_record(L, true);
+}
+
 static int open_state(lua_State *L) {
+  set_record(L);
   sandbox_open_libraries(L, sandbox_of(L)->limits.seed);
   lua_newtable(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &NUMBERS);
@@ -356,6 +390,10 @@ static int do_add_module(lua_State *L) {
 
 void sandbox_set_finder(sandbox *self, lua_Integer number) {
   self->finder = number;
+}
+
+void sandbox_set_payload(sandbox *self, lua_Integer number) {
+  self->payload = number;
 }
 
 sandbox_status sandbox_add_module(sandbox *self, const char *name, const char *source,

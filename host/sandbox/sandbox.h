@@ -58,6 +58,9 @@ sandbox_status sandbox_set_callback(sandbox *self, const char *name, lua_Integer
  */
 void sandbox_set_finder(sandbox *self, lua_Integer number);
 
+/* The callback that gives a record's `payload` when it is first asked for: id -> payload. */
+void sandbox_set_payload(sandbox *self, lua_Integer number);
+
 /* Makes a source available to the global function `policy(name)`, which runs it once, as a table.
  */
 sandbox_status sandbox_add_module(sandbox *self, const char *name, const char *source,

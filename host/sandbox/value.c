@@ -31,10 +31,47 @@ static const char TOO_BIG[] = "it is too big";
 static const char *write_at(lua_State *L, int index, value_buffer *out,
                             value_write_function *function, void *data, int depth);
 
+static const char RECORD; /* registry: the metatable of records */
+
+void value_set_record(lua_State *L, bool brief) {
+  lua_pushboolean(L, brief);
+  lua_rawseti(L, -2, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &RECORD);
+}
+
+void value_push_record(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &RECORD);
+}
+
+/* Whether the table at an index is a record, and whether its id alone leaves. */
+static bool is_record(lua_State *L, int index, bool *brief) {
+  if (!lua_getmetatable(L, index)) return false;
+  value_push_record(L);
+  bool is = lua_rawequal(L, -1, -2);
+  if (is) {
+    lua_rawgeti(L, -1, 1);
+    *brief = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+  return is;
+}
+
 static const char *write_table(lua_State *L, int index, value_buffer *out,
                                value_write_function *function, void *data, int depth) {
+  bool brief = false;
   if (depth >= DEPTH_MOST || !lua_checkstack(L, 8)) return "it is nested too deeply, or in a cycle";
-  if (!append(out, "{", 1)) return TOO_BIG;
+  if (!append(out, is_record(L, index, &brief) && !brief ? "R" : "{", 1)) return TOO_BIG;
+  if (brief) {
+    lua_pushliteral(L, "id");
+    lua_pushvalue(L, -1);
+    lua_rawget(L, index); // stack: ..., "id", its value
+    const char *problem = write_at(L, lua_gettop(L) - 1, out, function, data, depth + 1);
+    if (problem == NULL) problem = write_at(L, lua_gettop(L), out, function, data, depth + 1);
+    lua_pop(L, 2);
+    if (problem != NULL) return problem;
+    return append(out, "}", 1) ? NULL : TOO_BIG;
+  }
   for (lua_pushnil(L); lua_next(L, index);) { // stack: ..., key, value
     int top = lua_gettop(L);
     const char *problem = write_at(L, top - 1, out, function, data, depth + 1);
@@ -110,7 +147,7 @@ static void take(const value_buffer *in, size_t *position, void *into, size_t le
 void value_read(lua_State *L, const value_buffer *in, size_t *position,
                 value_read_function *function, void *data) {
   char tag = in->bytes[(*position)++];
-  luaL_checkstack(L, 4, "copied value");
+  luaL_checkstack(L, 5, "copied value");
   switch (tag) {
   case 'N': lua_pushnil(L); return;
   case 'T': lua_pushboolean(L, 1); return;
@@ -148,13 +185,17 @@ void value_read(lua_State *L, const value_buffer *in, size_t *position,
   }
   default: break;
   }
-  lua_newtable(L); // '{'
+  lua_newtable(L); // '{', or 'R'
   while (in->bytes[*position] != '}') {
     value_read(L, in, position, function, data);
     value_read(L, in, position, function, data);
     lua_rawset(L, -3);
   }
   (*position)++;
+  if (tag == 'R') {
+    value_push_record(L);
+    lua_setmetatable(L, -2);
+  }
 }
 
 void value_buffer_free(value_buffer *self) {

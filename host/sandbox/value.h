@@ -3,7 +3,11 @@
  * They travel through a flat buffer of plain memory, because an error of one state must never jump
  * over the C frames of the other: writing reads one state alone, reading builds in one alone.
  * Metatables stay behind; a cycle is refused as too deep. Functions do not travel: the writer may
- * give them a number (see value_functions), which the reader turns into what stands for them. */
+ * give them a number (see value_functions), which the reader turns into what stands for them.
+ *
+ * A record is a table whose metatable is the one that value_set_record gave its state. It arrives as
+ * a record of the other state, where there are such; where its state is `brief`, its `id` alone
+ * leaves. */
 #ifndef NEBULA_HOST_SANDBOX_VALUE_H
 #define NEBULA_HOST_SANDBOX_VALUE_H
 
@@ -22,6 +26,12 @@ typedef bool value_write_function(lua_State *L, void *data, lua_Integer *number)
 
 /* Pushes what stands for the function of that number. */
 typedef void value_read_function(lua_State *L, void *data, lua_Integer number);
+
+/* The metatable on top of the stack, which is popped, marks the records of this state. */
+void value_set_record(lua_State *L, bool brief);
+
+/* Pushes it, or nil. */
+void value_push_record(lua_State *L);
 
 /* Appends the value at an index. NULL, or why it cannot travel. May raise a memory error of L where
  * `function` does. */

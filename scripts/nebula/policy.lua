@@ -1,10 +1,11 @@
 -- policy.lua: a queue policy loaded into its sandbox, and its plans made SQL.
 --
--- A policy is a Lua file that returns a table of pure functions (claim, admit, retry, rescue) and
+-- A policy is a Lua file that returns a table of pure functions (claim, select, admit, retry, rescue) and
 -- declares options. It runs in a state of its own (nebula.sandbox); here are its calls with what
--- they are given, what they may answer, and the plan's translation into the claim's SQL. What a plan
--- may name is what the claim's index can serve: its cost follows the rows taken, not the backlog.
+-- they are given and what they may answer. What a plan may name is what the claim's indexes can serve:
+-- its cost follows the rows taken, not the backlog.
 local check = require "nebula.check"
+local lanes = require "nebula.jobs.lanes"
 local nebula = require "nebula"
 local options = require "nebula.options"
 local plans = require "nebula.policy.plan"
@@ -33,6 +34,8 @@ local FIELDS = {
 ---@field modules table<string, {source: string, path: string}> the policies it has loaded by `policy "name"`
 ---@field clock? fun(): number epoch seconds, where they are not the wall's
 ---@field version? integer of a published one
+---@field configured? boolean nebula.conf.lua names it
+---@field reads_payload? boolean its select has read one
 local Policy = {}
 Policy.__index = Policy
 
@@ -40,41 +43,103 @@ local function fail(self, ...) raise("policy", "policy %s: " .. (...), self.name
 
 -- ---- plans ----
 
---- All that claim says: limit, order, and what it says of lanes. nil: nothing now.
+--- What to take next: limit, order, and what it says of lanes. nil: nothing now.
 ---@param limit integer the free slots
 ---@return nebula.Plan?
-function Policy:whole_plan(limit)
+function Policy:plan(limit)
   local answer = self:claim { limit = limit }
   if answer == nil and not self:has "claim" then answer = {} end
-  return plans.read(self, answer, limit)
+  local plan = plans.read(self, answer, limit)
+  if plan then self.last_lanes = plan.lanes end
+  return plan
 end
 
---- What to take next, as SQL: the ORDER BY and the limit. nil: nothing now.
----@param limit integer the free slots
----@return {order: string, limit: integer}?
-function Policy:plan(limit)
-  local plan = self:whole_plan(limit)
-  local more = self:has "select" and "select" or plan and plan.lanes and next(plan.lanes)
-  if more then
-    fail(self, "the queue takes limit and order; %s, which speaks of lanes, is for simulations alone", more)
-  end
-  return plan and { order = plan.order, limit = plan.limit }
+--- Whether a plan, or else the last one, is a claim by lanes.
+---@param plan? nebula.Plan
+---@return boolean
+function Policy:by_lanes(plan)
+  return self:has "select" or (plan or { lanes = self.last_lanes }).lanes ~= nil
 end
 
---- The same for a worker, whose jobs must not wait for the policy's author: where the policy fails, the
---- default plan, and an error in the log, again and again while it lasts.
+--- A call of the policy has failed, and the queue does without it: an error in the log, again and again
+--- while it lasts.
+---@param call string
+---@param err any
+function Policy:complain(call, err)
+  local now = nebula.time.monotonic()
+  self.quiet_until = self.quiet_until or {}
+  if now < (self.quiet_until[call] or 0) then return end
+  self.quiet_until[call] = now + QUIET_SECONDS
+  nebula.log.error("policy failed; the queue goes on without its answer until it is mended",
+    { policy = self.name, version = self.version, call = call, error = err.message or tostring(err) })
+end
+
+--- The same for a worker, whose jobs must not wait for the policy's author: where the policy fails, by
+--- priority and time, under the limits of its last plan.
 ---@param limit integer
----@return {order: string, limit: integer}?
+---@return nebula.Plan?
 function Policy:plan_or_default(limit)
   local answer, err = nebula.try(function() return { self:plan(limit) } end)
   if answer then return answer[1] end
-  local now = nebula.time.monotonic()
-  if now >= (self.quiet_until or 0) then
-    self.quiet_until = now + QUIET_SECONDS
-    nebula.log.error("policy failed; claiming by priority and time until it is mended",
-      { policy = self.name, call = "claim", error = tostring(err) })
+  self:complain("claim", err)
+  return plans.default(limit, self.last_lanes)
+end
+
+-- What select answers: each of the candidates once at most.
+local function picked_of(self, given, answer)
+  local by_id, list = {}, {}
+  for _, candidate in ipairs(given) do by_id[candidate.id] = candidate end
+  for i, picked in ipairs(answer) do
+    local id = type(picked) == "table" and picked.id
+    local candidate = id and by_id[id]
+    if not candidate then
+      fail(self, "select's answer %d is what it was not given, or the same job twice: %s", i,
+        id and tostring(id) or type(picked))
+    end
+    by_id[id] = nil
+    list[i] = candidate
   end
-  return { order = plans.DEFAULT_ORDER, limit = limit }
+  return list
+end
+
+local function rank(self, given, views, payloads)
+  self.payloads = payloads
+  local answer = self:select(views)
+  return picked_of(self, given, answer)
+end
+
+local SEEN = { "id", "workflow_id", "execution_id", "priority", "scheduled_at", "retry_count", "max_retries", "lane" }
+
+--- The candidates as select ranks them, without those that it leaves out; where it fails, as they are.
+--- Their payloads are fetched only for a policy that reads them: its first select that does is called
+--- again.
+---@param given table[]
+---@param fetch fun(): table<string, string> payloads, JSON, by id
+---@return table[]
+function Policy:rank(given, fetch)
+  local views = {}
+  for i, candidate in ipairs(given) do
+    local view = {}
+    for _, name in ipairs(SEEN) do view[name] = candidate[name] end
+    views[i] = require("nebula.sandbox").record(view)
+  end
+  local before = self.reads_payload
+  local list, err = nebula.try(rank, self, given, views, before and fetch() or nil)
+  if self.reads_payload and not before then list, err = nebula.try(rank, self, given, views, fetch()) end
+  self.payloads = nil
+  if list then return list end
+  self:complain("select", err)
+  return given
+end
+
+-- What a candidate's payload is, when the policy reads it.
+local function payload_of(self, id)
+  if not self.payloads then
+    self.reads_payload = true
+    error("payloads come with the next call", 0)
+  end
+  local text = self.payloads[id]
+  return text and nebula.json.decode(text)
 end
 
 -- ---- the other calls ----
@@ -105,11 +170,13 @@ local function guarded(self, name, job, ...)
   return wait * (0.5 + math.random() / 2)
 end
 
+-- What retry and rescue are given of a job; times are epoch seconds.
 local function job_view(job)
+  local at = job.scheduled_at
   return {
     id = job.id, workflow_id = job.workflow_id, execution_id = job.execution_id, priority = job.priority or 0,
-    scheduled_at = job.scheduled_at, retry_count = job.retry_count or 0, max_retries = job.max_retries or 0,
-    lane = job.lane, payload = job.payload,
+    scheduled_at = type(at) == "string" and nebula.time.parse(at) or at,
+    retry_count = job.retry_count or 0, max_retries = job.max_retries or 0, lane = job.lane, payload = job.payload,
   }
 end
 
@@ -169,8 +236,12 @@ function Policy:claim(ctx)
   return self:call("claim", ctx or { limit = 1 })
 end
 
---- A job's lane: its own, or the payload's field that a declaration such as "payload.tenant" names, as
---- text, or a column; nil where there is none.
+--- Where a job's lane stands: what the policy declares, or the workflow.
+---@return string
+function Policy:declaration() return self.lane or lanes.DEFAULT end
+
+--- A simulated job's lane: its own, or what the declaration names; nil where there is none. (The queue
+--- has the database say it: jobs/lanes.lua.)
 ---@param job table
 ---@return string?
 function Policy:lane_of(job)
@@ -282,6 +353,7 @@ function policy.from_source(name, path, source, values, modules)
   self.date = function(zone, at) return nebula.time.date(zone, at or self.now) end
   self.sandbox = require("nebula.sandbox").load(source, "@" .. path, {
     seed = math.random(math.maxinteger), functions = { date = self.date }, find = finder(self, modules),
+    payload = function(id) return payload_of(self, id) end,
   })
   local declared = self.sandbox:describe()
   if type(declared) ~= "table" then fail(self, "%s returns a table of functions, not %s", path, type(declared)) end
@@ -303,6 +375,8 @@ function policy.from_source(name, path, source, values, modules)
       fail(self, "%s is a %s, not %s", field, kind == "string" and "text" or kind, type(value))
     end
   end
+  local problem = self.lane and lanes.problem(self.lane)
+  if problem then fail(self, "%s", problem) end
   self.declared = check_declared(self, declared.options or {})
   self.options = options.coerce(self.declared, values, "policy " .. self.name)
   return self
@@ -310,10 +384,37 @@ end
 
 local default
 
---- The default policy, loaded once.
+-- What nebula.conf.lua names: "fifo", or { "tenants", cap = 8, ... }.
+local function configured(given)
+  local values = {}
+  local name = given
+  if type(given) == "table" then
+    name = given[1]
+    for option, value in pairs(given) do
+      if option ~= 1 then values[option] = value end
+    end
+  end
+  if type(name) ~= "string" then
+    raise("config", 'nebula.conf.lua: policy is a name, or a table such as { "tenants", cap = 8 }')
+  end
+  local loaded, err = nebula.try(function()
+    local made = policy.load(name, values)
+    made:plan(1)
+    return made
+  end)
+  if not loaded then raise("config", "nebula.conf.lua: policy: %s", err.message or tostring(err)) end
+  loaded.configured = true
+  return loaded
+end
+
+--- What is in force where none is published: the one that nebula.conf.lua names, or the built-in
+--- default. Loaded once. Raises `config` where nebula.conf.lua's does not load.
 ---@return nebula.Policy
 function policy.default()
-  default = default or policy.load(DEFAULT)
+  if not default then
+    local given = require("nebula.config").settings().file.policy
+    default = given and configured(given) or policy.load(DEFAULT)
+  end
   return default
 end
 

@@ -4,6 +4,7 @@
 --
 --   session    a claim connection: row locks first, leases for what takes longer
 --   runner     runs one job: handler, context, deadline, outcome
+--   lanes      what jobs used of their lanes; lanes of jobs that have none
 --   keeper     leases: heartbeats, the end of leased jobs, rescue of vanished workers' jobs
 --   flight     the file that tells the next start what ran when this process died
 --   handlers   handler files by name
@@ -20,6 +21,7 @@ local published = require "nebula.policy.published"
 local Flight = require "nebula.worker.flight"
 local Handlers = require "nebula.worker.handlers"
 local Keeper = require "nebula.worker.keeper"
+local Lanes = require "nebula.worker.lanes"
 local Presence = require "nebula.worker.presence"
 local Run = require "nebula.worker.runner"
 local Session = require "nebula.worker.session"
@@ -139,6 +141,7 @@ end
 local function adopt(self, policy)
   if policy == self.policy then return end
   self.policy = policy
+  if self.lanes then self.lanes.signal:notify() end
   self.log.info("policy in force",
     { policy = policy.name, version = policy.version, file = self.watched and policy.path })
 end
@@ -175,7 +178,7 @@ function Worker:ended(looked)
   for _, session in ipairs(self.sessions) do -- one at work may give jobs back that the others did not see
     if session.begun and not session.resting then return false end
   end
-  if not self.finished() then return false end
+  if not self.lanes:settled() or not self.finished() then return false end
   self.stopping = true
   self:wake()
   return true
@@ -223,7 +226,7 @@ function Worker:run()
   local flight <close> = Flight.open(self.db, self.id, state and state .. "/run")
   local keeper <close> = Keeper.new(self)
   local presence <close> = Presence.new(self)
-  self.flight, self.keeper = flight, keeper
+  self.flight, self.keeper, self.lanes = flight, keeper, Lanes.new(self)
   presence:look()
   flight:recover(self)
   keeper:sweep() -- also a worker that soon ends has looked once
@@ -243,6 +246,7 @@ function Worker:run()
   in_background(background, self.keeper.heartbeats, self.keeper)
   in_background(background, self.keeper.settling, self.keeper)
   in_background(background, self.keeper.rescues, self.keeper)
+  in_background(background, self.lanes.keeping, self.lanes)
 
   nebula.task.scope(function(scope)
     for i = 1, self.settings.connections do
@@ -252,6 +256,7 @@ function Worker:run()
     end
   end)
   finish_leased(self)
+  self.lanes:flush()
   return self.counts
 end
 

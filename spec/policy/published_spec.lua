@@ -61,7 +61,7 @@ describe("a published policy", function()
     must("policy", "use", "on_base")
     core.fs.remove(project .. "/policies/base.lua")
     local own <close> = fresh()
-    assert.same({ order = "priority", limit = 4 }, own:policy():plan(4))
+    assert.equal("priority", own:policy():plan(4).order)
     assert.truthy(must("policy", "show"):find("priority asc", 1, true))
   end)
 
@@ -78,7 +78,9 @@ describe("a published policy", function()
       ["return {\n  admit = function(job) return job.payload.a.b end }"] = "bad%.lua:2:",
       ["return { claim = function() return { order = { 'payload' } } end }"] = "claim's order \"payload\"",
       ["return { retry = function() return 'soon' end }"] = "returns seconds",
-      ["return { select = function() return {} end }"] = "simulations alone",
+      ["return { select = function() return 7 end }"] = "select returns a list",
+      ["return { lane = 'payload.', claim = function() return { cap = 1 } end }"] = "payload.tenant",
+      ["return { claim = function() return { cap = 'many' } end }"] = "claim's cap is a number",
       ["return { options = { cap = 8 } }"] = "options%.cap is declared by a table",
     } do
       nebula.write(project, { ["policies/bad.lua"] = source })

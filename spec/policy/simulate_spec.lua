@@ -147,15 +147,3 @@ describe("a simulation", function()
     assert.truthy(result.stdout:find("utilisation", 1, true))
   end)
 end)
-
-describe("what the queue cannot carry out", function()
-  it("is refused for it by name: lanes are for simulations alone", function()
-    for _, source in ipairs { "return { claim = function() return { cap = 2 } end }",
-      "return { select = function(list) return list end }" } do
-      local mine = policy.from_source("mine", "policies/mine.lua", source)
-      local _, err = core.try(mine.plan, mine, 1)
-      assert.equal("policy", err.kind)
-      assert.matches("simulations alone", err.message)
-    end
-  end)
-end)

@@ -78,6 +78,13 @@ local function published_rows()
   return rows, err
 end
 
+-- What is in force where nothing is published.
+local function default_text()
+  local default = require("nebula.policy").default()
+  if not default.configured then return "the built-in default, priority," end
+  return ("%s, which nebula.conf.lua names (%s),"):format(default.name, options_text(default.options))
+end
+
 local function list(opts)
   local nebula, ui = require "nebula", require "nebula.ui"
   local rows, err = published_rows()
@@ -94,7 +101,7 @@ local function list(opts)
   if not rows then
     print(("Published: unknown (%s)\n"):format(err.message))
   elseif #rows == 0 then
-    print "Published: none; the built-in default, priority, is in force\n"
+    print(("Published: none; %s is in force\n"):format(default_text()))
   else
     local shown = {}
     for i, row in ipairs(rows) do
@@ -116,8 +123,8 @@ local function show(opts, args)
     return require("nebula.policy.published").list(storage.db, 1)[1]
   end)
   if not row then
-    local what = args.version and "there is no version " .. args.version or "nothing is published: the built-in "
-      .. "default, priority, is in force"
+    local what = args.version and "there is no version " .. args.version
+      or "nothing is published: " .. default_text() .. " is in force"
     error(nebula.error { kind = "not_found", message = what .. "; `nebula policy list` shows what there is" }, 0)
   end
   if opts.json then

@@ -4,6 +4,7 @@
 -- by the server's clock. Whatever ends it names the token: under an older one nothing is changed and
 -- `fenced` is raised.
 local check = require "nebula.check"
+local laned = require "nebula.jobs.laned"
 local nebula = require "nebula"
 local outcome = require "nebula.jobs.outcome"
 local pause = require "nebula.jobs.pause"
@@ -60,6 +61,22 @@ function claim.worker_uuid(_, worker)
   return nebula.crypto.uuid_v5(WORKERS, check.text("worker_id", worker))
 end
 
+-- One cursor over the lanes for each storage object, so that its claims come to all of them.
+local function claim_by_lanes(self, worker, lease, plan)
+  local taker = rawget(self, "by_lanes")
+  if not taker then
+    taker = laned.new { policy = function() return self:policy() end }
+    rawset(self, "by_lanes", taker)
+  end
+  local conn <close> = self.db:acquire()
+  local rows
+  repeat
+    taker.worker, taker.lease = worker, lease
+    rows = taker:take(conn, { { "BEGIN" }, { laned.PLANNER } }, plan)
+  until rows
+  return rows
+end
+
 --- Claims up to n due jobs for a worker, in the policy's order. Another worker gets them when the
 --- lease ends: renew it with heartbeat_jobs.
 ---@param worker_id string a UUID, or a name
@@ -71,11 +88,16 @@ function claim.claim_jobs(self, worker_id, n, opts)
   opts = check.fields(what, opts or {}, { lease = true })
   local worker = claim.worker_uuid(self, worker_id)
   n = check.integer(what .. ": n", n, 1, MOST)
-  local plan = self:policy():plan(n)
-  if not plan then return {} end
-  local sql = CLAIM:format(pause.RUNS, plan.order, plan.order)
   local lease = self.duration(what .. ": lease", opts.lease, DEFAULT_LEASE)
-  local rows = self.db:query(sql, worker, lease, math.min(n, plan.limit))
+  local policy = self:policy()
+  local plan = policy:plan_or_default(n)
+  if not plan then return {} end
+  local rows
+  if policy:by_lanes(plan) then
+    rows = claim_by_lanes(self, worker, lease, plan)
+  else
+    rows = self.db:query(CLAIM:format(pause.RUNS, plan.order, plan.order), worker, lease, math.min(n, plan.limit))
+  end
   for _, job in ipairs(rows) do
     job.worker = worker
     self.claims[job.id] = job

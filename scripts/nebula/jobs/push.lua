@@ -3,6 +3,7 @@
 -- A batch goes in one statement, all or nothing. Ids are made here (UUIDv7, so that they sort by
 -- time), which is why the answer needs no second look.
 local check = require "nebula.check"
+local lanes = require "nebula.jobs.lanes"
 local nebula = require "nebula"
 local raise = require "nebula.raise"
 
@@ -36,20 +37,16 @@ local SCOPES = { "active", "pending" }
 local PUSH = [[
   WITH %s pushed AS (
     INSERT INTO workflow_jobs (id, workflow_id, execution_id, priority, scheduled_at, max_retries, payload, lane,
-      unique_key, unique_while)
+      lane_by, unique_key, unique_while)
     SELECT d.id, d.workflow_id, d.execution_id, d.priority,
-      coalesce(d.at, now()) + make_interval(secs => d.delay), d.max_retries, d.payload, d.lane, d.unique_key,
+      coalesce(d.at, now()) + make_interval(secs => d.delay), d.max_retries, d.payload, %s, d.unique_key,
       d.unique_while
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::timestamptz[], $6::float8[], $7::int[], $8::jsonb[],
       $9::text[], $10::text[], $11::text[])
       AS d (id, workflow_id, execution_id, priority, at, delay, max_retries, payload, lane, unique_key, unique_while)
     %s
     ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL AND status IN ('pending', 'running') DO NOTHING
-    RETURNING id, lane
-  ), lanes AS (
-    INSERT INTO job_lanes (lane)
-    SELECT DISTINCT lane FROM pushed WHERE lane IS NOT NULL
-    ON CONFLICT (lane) DO NOTHING
+    RETURNING id
   )
   SELECT %s FROM pushed
 ]]
@@ -69,11 +66,30 @@ local HOLD = [[
   ),
 ]]
 
-local PUSH_ALL, PUSH_UNIQUE = PUSH:format("", "", "count(*) AS count"), PUSH:format("", "", "id")
-local PUSH_HOLDING = PUSH:format(HOLD, [[
+local OF_HOLDERS = [[
     JOIN unnest($1::uuid[], $12::float8[]) AS h (id, seconds) ON h.id = d.id
     WHERE h.seconds IS NULL OR d.id IN (SELECT job FROM held)
-]], "id")
+]]
+
+local known = {} -- statements, by the lane's declaration
+
+-- The statements for a policy. The lane is the one given, or by the policy's declaration.
+local function statements(policy)
+  local declaration = (policy.lane or policy:by_lanes()) and policy:declaration() or false
+  if not known[declaration] then
+    local lane = "d.lane, NULL"
+    if declaration then
+      lane = ("coalesce(d.lane, %s), CASE WHEN d.lane IS NULL THEN %s END"):format(
+        lanes.expression(declaration, "d"), nebula.pg.literal(declaration))
+    end
+    known[declaration] = {
+      all = PUSH:format("", lane, "", "count(*) AS count"),
+      unique = PUSH:format("", lane, "", "id"),
+      holding = PUSH:format(HOLD, lane, OF_HOLDERS, "id"),
+    }
+  end
+  return known[declaration]
+end
 
 -- The jobs whose keys are taken: who has them.
 local TAKEN = [[
@@ -144,14 +160,15 @@ local function columns(self, what, list, db)
     c[5][i], c[6][i] = due(what, job, self)
     c[7][i] = job.max_retries and check.integer(what .. ": max_retries", job.max_retries, 0, 1000) or 3
     c[8][i] = check.object(what .. ": payload", job.payload)
-    c[9][i] = (job.lane and check.text(what .. ": lane", job.lane, 500) or policy:lane_of(job)) or null
+    c[9][i] = job.lane and check.text(what .. ": lane", job.lane, 500) or null
     c[10][i], c[11][i], seconds[i] = key_of(self, what, job)
     adhoc = adhoc or job.workflow_id == nil
     keyed = keyed or job.unique_key ~= nil
     holding = holding or job.unique_for ~= nil
   end
   if holding then c[12] = seconds end
-  return c, adhoc, holding and PUSH_HOLDING or keyed and PUSH_UNIQUE or PUSH_ALL
+  local sql = statements(policy)
+  return c, adhoc, holding and sql.holding or keyed and sql.unique or sql.all
 end
 
 -- The adhoc workflow's row, once for each storage object.

@@ -17,7 +17,7 @@ local FAILURES = {
 
 local function sample_job(payload, retry_count)
   return {
-    id = ID, workflow_id = WORKFLOW, execution_id = ID, priority = 0, scheduled_at = nebula.time.format(0),
+    id = ID, workflow_id = WORKFLOW, execution_id = ID, priority = 0, scheduled_at = 0,
     retry_count = retry_count, max_retries = 3, lane = WORKFLOW, payload = payload,
   }
 end

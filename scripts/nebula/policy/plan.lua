@@ -1,8 +1,8 @@
 -- policy/plan.lua: what a policy's claim answers, read and checked.
 --
--- The queue's claim takes `limit` and `order`: what its index can serve, so that its cost follows the
--- rows taken. The rest speaks of lanes: weight, cap, rate, burst (each a number or a function of the
--- lane) and window.
+-- `limit` and `order` are what the claim's indexes can serve, so that its cost follows the rows taken.
+-- The rest speaks of lanes: weight, cap, rate, burst (each a number or a function of the lane) and
+-- window.
 local raise = require "nebula.raise"
 
 local plans = {}
@@ -101,6 +101,14 @@ function plans.read(policy, answer, limit)
   return {
     order = order, columns = columns, limit = math.min(wanted, limit), lanes = read_lanes(policy, answer),
   }
+end
+
+--- By priority and time, under the limits of another plan's lanes where it has some.
+---@param limit integer
+---@param lanes? table
+---@return nebula.Plan
+function plans.default(limit, lanes)
+  return { order = plans.DEFAULT_ORDER, columns = DEFAULT_COLUMNS, limit = limit, lanes = lanes }
 end
 
 --- One of a plan's numbers for a lane. Raises `policy`.

@@ -6,23 +6,50 @@
 -- and whoever else divides slots use the same.
 local share = {}
 
+-- A heap of the lanes that may take more: {level, lane} pairs flat in two arrays, the least level first
+-- and of equal ones the first lane.
+local function sift(levels, indexes, n, at)
+  local level, index = levels[at], indexes[at]
+  while true do
+    local child = 2 * at
+    if child > n then break end
+    if child < n and (levels[child + 1] < levels[child]
+      or levels[child + 1] == levels[child] and indexes[child + 1] < indexes[child]) then
+      child = child + 1
+    end
+    if level < levels[child] or level == levels[child] and index < indexes[child] then break end
+    levels[at], indexes[at] = levels[child], indexes[child]
+    at = child
+  end
+  levels[at], indexes[at] = level, index
+end
+
 --- Gives each lane its part of n slots.
 ---@param n integer
 ---@param lanes {running: integer, weight: number, allowed: integer}[] allowed: the most it may take now
 ---@return integer[] parts
 function share.divide(n, lanes)
-  local parts = {}
-  for i = 1, #lanes do parts[i] = 0 end
-  for _ = 1, n do
-    local best, least
-    for i, lane in ipairs(lanes) do
-      if parts[i] < lane.allowed and lane.weight > 0 then
-        local level = (lane.running + parts[i]) / lane.weight
-        if not least or level < least then best, least = i, level end
-      end
+  local parts, levels, indexes, count = {}, {}, {}, 0
+  for i, lane in ipairs(lanes) do
+    parts[i] = 0
+    if lane.allowed > 0 and lane.weight > 0 then
+      count = count + 1
+      levels[count], indexes[count] = lane.running / lane.weight, i
     end
-    if not best then break end
-    parts[best] = parts[best] + 1
+  end
+  for at = count // 2, 1, -1 do sift(levels, indexes, count, at) end
+  for _ = 1, n do
+    if count == 0 then break end
+    local i = indexes[1]
+    local lane = lanes[i]
+    parts[i] = parts[i] + 1
+    if parts[i] < lane.allowed then
+      levels[1] = (lane.running + parts[i]) / lane.weight
+    else
+      levels[1], indexes[1] = levels[count], indexes[count]
+      count = count - 1
+    end
+    sift(levels, indexes, count, 1)
   end
   return parts
 end

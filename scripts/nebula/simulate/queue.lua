@@ -159,7 +159,7 @@ end
 ---@return number? again_at when a rate lets the next one begin
 function Queue:claim(free, now)
   if self.waiting == 0 then return {} end
-  local plan = self.policy:whole_plan(free)
+  local plan = self.policy:plan(free)
   if not plan then return {} end
   use_order(self, plan)
   if plan.lanes or self.policy:has "select" then return claim_by_lanes(self, plan, now) end

@@ -9,8 +9,8 @@
 -- and its own behind them, in as few round trips as it can, by claim.send. It returns the jobs, with
 -- the columns of claim.COLUMNS. Where it leased them (status, token, locked_by and lease_until are
 -- written), it has committed, says `leased`, and the jobs' tokens are the new ones; else they are
--- locked by the open transaction. Where there is none to take, it has committed. It raises what the
--- server says.
+-- locked by the open transaction. Where there is none to take, it has committed; nil instead of rows says
+-- that it is worth to look again at once. It raises what the server says.
 local pause = require "nebula.jobs.pause"
 
 local claim = {}

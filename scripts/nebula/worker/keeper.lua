@@ -100,6 +100,7 @@ local function write(self)
     end
   end
   worker.freed:notify()
+  if worker.policy:by_lanes() then worker.pushed:notify() end -- what a cap held back may be taken now
 end
 
 --- Writes what is left, at the end of the worker. What cannot be written is rescued by others.

@@ -106,6 +106,7 @@ function Run:finish(made)
   self.ended = true
   self.outcome = made
   local worker, batch = self.worker, self.batch
+  if self.job.lane then worker.lanes:ended(self) end
   if made then
     local counts = worker.counts
     if made.status == "completed" then

@@ -7,6 +7,8 @@
 -- idle_in_transaction_session_timeout.
 local nebula = require "nebula"
 local claim = require "nebula.worker.claim"
+local laned = require "nebula.jobs.laned"
+local leased_batch = require "nebula.worker.leased"
 local outcome = require "nebula.jobs.outcome"
 local pause = require "nebula.jobs.pause"
 local Run = require "nebula.worker.runner"
@@ -26,6 +28,7 @@ local FIRST_BATCH = 32
 local FIRST_WAIT = 0.01 -- of an empty queue, doubled up to `poll`
 local RETRY_SECONDS, LONGEST_RETRY = 0.2, 5 -- of a lost connection
 local SUSPECT_SECONDS = 1 -- between two looks for suspects
+local HELD_BACK_SECONDS = 5 -- where those that there are may not run now
 local LOST_LATE = 2 * LEASE_AFTER -- a batch lost after this computed while it should have become leases
 
 local ANY_SUSPECT = ([[
@@ -44,6 +47,13 @@ local STILL_PENDING = [[
 
 local CLAIM_SUSPECT = claim.sql("scheduled_at", "suspect AND " .. pause.RUNS)
 
+local function lanes_of(worker, suspects)
+  return laned.new {
+    worker = worker.id, lease = worker.settings.lease, policy = function() return worker.policy end,
+    where = worker.workflow_id and ("workflow_id = '%s'"):format(worker.workflow_id), suspects = suspects,
+  }
+end
+
 ---@param worker nebula.Worker
 ---@param index integer
 ---@return nebula.Session
@@ -51,13 +61,16 @@ function Session.new(worker, index)
   return setmetatable({
     worker = worker, index = index, size = FIRST_BATCH, signal = Signal.new(), idle_wait = FIRST_WAIT,
     suspects_at = 0, singles = 0, looked = 0, row_locks = claim.row_locks(worker),
+    by_lanes = lanes_of(worker), suspects = lanes_of(worker, true),
   }, Session)
 end
 
 -- ---- claiming ----
 
 -- How the plan's jobs are taken.
-local function strategy(self) return self.row_locks end
+local function strategy(self, plan)
+  return self.worker.policy:by_lanes(plan) and self.by_lanes or self.row_locks
+end
 
 -- How many jobs the next claim takes: what is free, and where batches are over in no time, more.
 function Session:wanted()
@@ -74,17 +87,18 @@ function Session:wanted()
   return math.min(math.max(self.size, free), most)
 end
 
-local function new_batch(self, rows)
+local function new_batch(self, rows, leased)
   local worker = self.worker
   local runs, ids = {}, {}
   local now = monotonic()
-  local batch = { runs = runs, next = 1, left = #rows, since = now, turned = now, signal = self.signal }
+  local batch = { runs = runs, next = 1, left = #rows, since = now, turned = now, signal = self.signal,
+    leased = leased }
   for i, job in ipairs(rows) do
     runs[i], ids[i] = Run.new(worker, batch, job), job.id
     if job.unique_while or worker.wants_lease[runs[i].name or ""] then batch.wants_lease = true end
   end
   worker.counts.claimed = worker.counts.claimed + #rows
-  worker.flight:write(self.index, ids)
+  worker.flight:write(self.index, leased and {} or ids) -- leases are trace enough
   return batch
 end
 
@@ -139,6 +153,7 @@ end
 -- The batch's transaction is gone, and its locks with it. Where handlers computed until the server ended
 -- it, they begin under a lease from now on: nothing else would let them ever complete.
 local function lose(self, batch)
+  if batch.leased then return leased_batch.hand_over(batch) end
   batch.next = #batch.runs + 1
   local late = monotonic() - batch.since > LOST_LATE
   for _, run in ipairs(batch.runs) do
@@ -200,10 +215,19 @@ end
 local function send(self, statements, plan)
   local taken, err = try(function()
     if not plan then return { claim.send(self.conn, statements) } end
-    return { strategy(self):take(self.conn, statements, plan) }
+    return { strategy(self, plan):take(self.conn, statements, plan) }
   end)
   if err then return nil, nil, err end
   return taken[1], taken[2]
+end
+
+-- Writes what has ended of a batch under leases. What the server refuses is the keeper's.
+local function write_leased(self, batch)
+  local rest, err = try(leased_batch.write, self.worker, self.conn, batch)
+  if not err then return rest end
+  if not settle.is_refusal(err) then error(err, 0) end
+  leased_batch.hand_over(batch)
+  return {}
 end
 
 -- Ends the batch's transaction, and claims the next batch in the one that follows it. Returns the rows,
@@ -214,19 +238,25 @@ local function exchange(self, n)
   local plan = n > 0 and worker.policy:plan_or_default(n) or nil
   if not plan and not batch then return {} end
   local statements, running = {}, {}
-  if batch then statements, running = settlement(worker, batch, batch.lease_all) end
-  statements[#statements + 1] = { not batch and "BEGIN" or plan and "COMMIT AND CHAIN" or "COMMIT" }
+  local locked, leases = batch and not batch.leased, batch and batch.leased
+  if leases then
+    running = write_leased(self, batch)
+  elseif locked then
+    statements, running = settlement(worker, batch, batch.lease_all)
+  end
+  statements[#statements + 1] = { not locked and "BEGIN" or plan and "COMMIT AND CHAIN" or "COMMIT" }
   local settled = #statements
   self.claiming, self.looked = plan ~= nil, worker.pushes
-  local rows, leased, err = send(self, statements, plan)
+  local rows, leased, err
+  if plan or locked then rows, leased, err = send(self, statements, plan) end
   if err and (not plan or (err.index or 0) <= settled) then
-    if not batch or not settle.is_refusal(err) then error(err, 0) end
+    if not locked or not settle.is_refusal(err) then error(err, 0) end
     self.batch, self.claiming = nil, false
     salvage(self, batch, err)
     return nil
   end
   self.batch = nil
-  for _, run in ipairs(running) do run:promoted(true) end
+  for _, run in ipairs(running) do run:promoted(true, leases) end
   if not plan then return n > 0 and {} or nil end
   if err then
     if err.kind ~= "limit" then error(err, 0) end
@@ -263,11 +293,10 @@ local function adapt(self, batch, asked)
 end
 
 -- Leases all of the batch before anything of it runs, where the claim has not.
-local function lease_first(self, batch, leased)
-  if leased then
+local function lease_first(self, batch)
+  if batch.leased then
     self.batch = nil
-    for _, run in ipairs(batch.runs) do run:promoted(true, true) end
-    return
+    return leased_batch.hand_over(batch)
   end
   batch.lease_all = true
   exchange(self, 0)
@@ -275,12 +304,12 @@ end
 
 local function run_batch(self, rows, asked, leased)
   local worker = self.worker
-  local batch = new_batch(self, rows)
+  local batch = new_batch(self, rows, leased)
   self.batch = batch
   if #rows == asked and #worker.sessions > 1 then worker.more:notify() end
   self.leases = batch.wants_lease -- then no more are taken than can run: what waits would be lost with the process
-  if leased or batch.wants_lease or worker.slow > 0.5 then
-    lease_first(self, batch, leased)
+  if batch.wants_lease or worker.slow > 0.5 then
+    lease_first(self, batch)
     worker:start_runner(batch)
     return
   end
@@ -305,9 +334,24 @@ local function idle(self)
   self.resting = false
 end
 
+-- One suspect, if there is one to take; under the limits of its lane. Then whether it is leased.
+local function claim_suspect(self)
+  local conn, policy = self.conn, self.worker.policy
+  if not policy:by_lanes() then
+    conn:exec "BEGIN"
+    local rows = conn:query(CLAIM_SUSPECT, 1)
+    if #rows == 0 then conn:exec "COMMIT" end
+    return rows
+  end
+  local plan = policy:plan_or_default(1)
+  local rows = plan and self.suspects:take(conn, { { "BEGIN" } }, plan) or {}
+  if #rows == 0 then self.suspects_at = monotonic() + HELD_BACK_SECONDS end
+  return rows, true
+end
+
 -- Jobs that ran when their process died: one at a time, under a lease, with nothing else at risk.
 local function work_suspects(self)
-  local worker, conn = self.worker, self.conn
+  local worker = self.worker
   worker.paused = true
   local _ <close> = setmetatable({}, { __close = function()
     worker.paused = false
@@ -316,14 +360,10 @@ local function work_suspects(self)
   end })
   while worker:has_batch() do worker.freed:wait(LEASE_AFTER) end
   while not worker.stopping do
-    conn:exec "BEGIN"
-    local rows = conn:query(CLAIM_SUSPECT, 1)
-    if #rows == 0 then
-      conn:exec "COMMIT"
-      return
-    end
+    local rows, leased = claim_suspect(self)
+    if #rows == 0 then return end
     rows[1].suspect = true
-    local batch = new_batch(self, rows)
+    local batch = new_batch(self, rows, leased)
     self.batch = batch
     batch.runs[1].ended_signal = self.signal
     lease_first(self, batch)
