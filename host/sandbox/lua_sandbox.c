@@ -188,7 +188,7 @@ static void leave(lua_State *L, lua_sandbox *self) {
 
 /* ---- load ---- */
 
-static const char *const OPTIONS[] = {"memory",    "instructions", "seconds", "seed", "globals",
+static const char *const OPTIONS[] = {"memory",    "instructions", "seconds", "seed",    "globals",
                                       "functions", "modules",      "find",    "payload", NULL};
 
 static void add_functions(lua_State *L, lua_sandbox *self, int options, int index) {
@@ -310,8 +310,8 @@ static int lua_sandbox_load(lua_State *L) {
   return 1;
 }
 
-/* record(table) -> the table, marked: it enters a sandbox without its payload, which the sandbox asks
- * the option `payload` for, and comes back as its id. */
+/* record(table) -> the table, marked: it enters a sandbox without its payload, which the sandbox
+ * asks the option `payload` for, and comes back as its id. */
 static int lua_sandbox_record(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   value_push_record(L);

@@ -30,9 +30,9 @@ struct sandbox {
   /* what the operation under way is about: */
   const char *path;
   const source_text *source;
-  lua_Integer called; /* a function's number, where it has no path */
-  int count;          /* of the arguments */
-  lua_Integer finder; /* the callback that finds a policy's source, or 0 */
+  lua_Integer called;  /* a function's number, where it has no path */
+  int count;           /* of the arguments */
+  lua_Integer finder;  /* the callback that finds a policy's source, or 0 */
   lua_Integer payload; /* the callback that gives a record's payload, or 0 */
 };
 

@@ -5,8 +5,8 @@
  * Metatables stay behind; a cycle is refused as too deep. Functions do not travel: the writer may
  * give them a number (see value_functions), which the reader turns into what stands for them.
  *
- * A record is a table whose metatable is the one that value_set_record gave its state. It arrives as
- * a record of the other state, where there are such; where its state is `brief`, its `id` alone
+ * A record is a table whose metatable is the one that value_set_record gave its state. It arrives
+ * as a record of the other state, where there are such; where its state is `brief`, its `id` alone
  * leaves. */
 #ifndef NEBULA_HOST_SANDBOX_VALUE_H
 #define NEBULA_HOST_SANDBOX_VALUE_H

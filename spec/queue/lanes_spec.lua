@@ -172,7 +172,8 @@ describe("a claim by lanes", function()
     use "return { lane = 'payload.tenant', claim = function() return { rate = 20, burst = 5 } end }"
     push("a", 200)
     local clock = "SELECT extract(epoch FROM clock_timestamp())::float8"
-    local began, taken, now = storage.db:value(clock), 0, nil
+    local began, taken = storage.db:value(clock), 0
+    local now
     repeat
       taken = taken + #storage:claim_jobs("w", 100)
       now = storage.db:value(clock)

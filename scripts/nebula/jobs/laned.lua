@@ -174,6 +174,7 @@ local function draw_lanes(self, conn, first, policy, plan)
     came_round = came_round or row.again
   end
   if #drawn > 0 then self.after = drawn[#drawn].lane end
+  if #drawn < DRAWN and self.draw == DRAW_SUSPECT then self.after = "" end -- which does not go round by itself
   local all = {}
   if #names > 0 then
     for i, row in ipairs(conn:query(STATE:format(limits.asks(plan) and VIEW or ""), names)) do

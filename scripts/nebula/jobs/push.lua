@@ -144,7 +144,8 @@ local function key_of(self, what, job)
     job.unique_for and self.duration(what .. ": unique_for", job.unique_for) or null
 end
 
--- Returns the columns, whether a job is of the workflow nebula.adhoc, and the statement that pushes them.
+-- Returns the columns, whether a job is of the workflow nebula.adhoc, whether one has a key, and the
+-- statement that pushes them.
 local function columns(self, what, list, db)
   local null, policy = nebula.null, self:policy(db)
   local uuid_v7 = nebula.crypto.uuid_v7
@@ -168,7 +169,7 @@ local function columns(self, what, list, db)
   end
   if holding then c[12] = seconds end
   local sql = statements(policy)
-  return c, adhoc, holding and sql.holding or keyed and sql.unique or sql.all
+  return c, adhoc, keyed, holding and sql.holding or keyed and sql.unique or sql.all
 end
 
 -- The adhoc workflow's row, once for each storage object.
@@ -200,7 +201,7 @@ end
 local function push_list(self, what, list, db)
   if #check.list(what, list) == 0 then return {} end
   db = db or self.db
-  local c, adhoc, sql = columns(self, what, list, db)
+  local c, adhoc, keyed, sql = columns(self, what, list, db)
   if adhoc then ensure_adhoc(self, db) end
   local rows, err = nebula.try(db.query, db, sql, table.unpack(c))
   if err then
@@ -208,7 +209,7 @@ local function push_list(self, what, list, db)
     error(err, 0)
   end
   if db == self.db then self:wake() end
-  return sql == PUSH_ALL and c[1] or with_taken(db, c[1], c[10], rows)
+  return keyed and with_taken(db, c[1], c[10], rows) or c[1]
 end
 
 --- Pushes many jobs in one statement: all or none.
