@@ -43,7 +43,8 @@ end
 ---@param row string the row's name
 ---@return string
 function lanes.expression(declaration, row)
-  local path, value = path_of(declaration), nil
+  local path = path_of(declaration)
+  local value
   if path then
     value = ("CASE WHEN jsonb_typeof(%s.payload #> %s) IN ('string', 'number', 'boolean') THEN %s.payload #>> %s END")
       :format(row, path, row, path)
