@@ -13,6 +13,7 @@ int lua_open_editor(lua_State *L);  /* require "nebula.editor" */
 int lua_open_process(lua_State *L); /* require "nebula.process" */
 int lua_open_sandbox(lua_State *L); /* require "nebula.sandbox" */
 int lua_open_system(lua_State *L);  /* require "nebula.system" */
+int lua_open_text(lua_State *L);    /* require "nebula.text" */
 
 /* Pushes the directory of the scripts that belong to this program, or nil. */
 void host_push_scripts(lua_State *L);

@@ -59,6 +59,7 @@ static const luaL_Reg PRELOADED[] = {
     {"nebula.process", lua_open_process},
     {"nebula.sandbox", lua_open_sandbox},
     {"nebula.system", lua_open_system},
+    {"nebula.text", lua_open_text},
     {NULL, NULL},
 };
 

@@ -168,11 +168,13 @@ end
 --- Compiles a line: an expression first, then a statement.
 ---@param code string
 ---@param name string the chunk's name
+---@param env? table its globals, default _G
 ---@return function? chunk, string? message
-function cli.compile(code, name)
-  local chunk = load("return " .. code, name, "t")
+function cli.compile(code, name, env)
+  env = env or _G
+  local chunk = load("return " .. code, name, "t", env)
   if chunk then return chunk end
-  return load(code, name, "t")
+  return load(code, name, "t", env)
 end
 
 local function run_line(program, code, words)

@@ -1,6 +1,7 @@
 -- ui.lua: what a person sees: aligned tables, progress bars, colours; plain lines where it is no
--- terminal. Widths count characters of UTF-8, wide ones double.
+-- terminal. Widths are nebula.text's.
 local system = require "nebula.system"
+local text = require "nebula.text"
 local nebula = require "nebula"
 
 local ui = {}
@@ -31,77 +32,42 @@ local CODES = { bold = 1, dim = 2, red = 31, green = 32, yellow = 33, blue = 34,
 
 --- The text in a colour where the stream takes one.
 ---@param name "bold"|"dim"|"red"|"green"|"yellow"|"blue"|"magenta"|"cyan"
----@param text string
+---@param given string
 ---@param stream? "stdout"|"stderr"
 ---@return string
-function ui.paint(name, text, stream)
-  if not ui.colour(stream) then return text end
-  return ("\27[%dm%s\27[0m"):format(CODES[name], text)
+function ui.paint(name, given, stream)
+  if not ui.colour(stream) then return given end
+  return ("\27[%dm%s\27[0m"):format(CODES[name], given)
 end
 
 -- ---- text ----
 
--- Ranges of characters that take two columns (East Asian wide, emoji), and none (combining).
-local WIDE = { { 0x1100, 0x115F }, { 0x2E80, 0xA4CF }, { 0xAC00, 0xD7A3 }, { 0xF900, 0xFAFF }, { 0xFE30, 0xFE6F },
-  { 0xFF00, 0xFF60 }, { 0xFFE0, 0xFFE6 }, { 0x1F300, 0x1F64F }, { 0x1F900, 0x1F9FF }, { 0x20000, 0x3FFFD } }
-local NONE = { { 0x0300, 0x036F }, { 0x200B, 0x200F }, { 0xFE00, 0xFE0F } }
-
-local function within(ranges, code)
-  for _, range in ipairs(ranges) do
-    if code < range[1] then return false end
-    if code <= range[2] then return true end
-  end
-  return false
-end
-
-local function code_width(code)
-  if code < 0x300 then return 1 end
-  return within(NONE, code) and 0 or within(WIDE, code) and 2 or 1
-end
-
 --- Columns the text takes; bytes that are no UTF-8 count one each.
 ---@param text string
 ---@return integer
-function ui.text_width(text)
-  if not text:find "[\x80-\xff]" then return #text end
-  if not utf8.len(text) then return #text end
-  local width = 0
-  for _, code in utf8.codes(text) do width = width + code_width(code) end
-  return width
-end
+ui.text_width = text.width
 
 --- The text cut to `width` columns, with an ellipsis where something was cut.
 ---@param text string
 ---@param width integer
 ---@return string
-function ui.fit(text, width)
-  if #text <= width or ui.text_width(text) <= width then return text end
-  if not utf8.len(text) then return text:sub(1, math.max(0, width - 1)) .. "…" end
-  local used, last = 0, 0
-  for position, code in utf8.codes(text) do
-    used = used + code_width(code)
-    if used > width - 1 then break end
-    last = utf8.offset(text, 2, position) - 1
-  end
-  return text:sub(1, last) .. "…"
-end
+ui.fit = text.fit
 
 local ESCAPES = { ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
 -- One line, and nothing in it that a terminal would obey.
-local function printable(text)
-  if not text:find "[%c\x7f\xc2]" then return text end
-  text = text:gsub("[%c\x7f]", function(c) return ESCAPES[c] or ("\\x%02x"):format(c:byte()) end)
-  return (text:gsub("\xc2[\x80-\x9f]", function(c) return ("\\u%04x"):format(utf8.codepoint(c)) end))
+local function printable(given)
+  if not given:find "[%c\x7f\xc2]" then return given end
+  given = given:gsub("[%c\x7f]", function(c) return ESCAPES[c] or ("\\x%02x"):format(c:byte()) end)
+  return (given:gsub("\xc2[\x80-\x9f]", function(c) return ("\\u%04x"):format(utf8.codepoint(c)) end))
 end
 ui.printable = printable
 
 -- ---- tables ----
 
 local function cell_text(value)
-  if value == nil then return "" end
   if type(value) == "table" and not (getmetatable(value) or {}).__tostring then
-    local ok, json = pcall(require("nebula").json.encode, value)
+    local ok, json = pcall(nebula.json.encode, value)
     if ok then return printable(json) end
   end
   return printable(tostring(value))
@@ -120,61 +86,34 @@ local function columns_of(rows)
   return names
 end
 
--- Takes width from the widest columns until the table fits.
-local function shrink(widths, available)
-  local total = 0
-  for _, width in ipairs(widths) do total = total + width end
-  while total > available do
-    local widest = 1
-    for i, width in ipairs(widths) do
-      if width > widths[widest] then widest = i end
-    end
-    if widths[widest] <= 8 then return end
-    local cut = math.min(widths[widest] - 8, math.max(1, (total - available) // 2))
-    widths[widest], total = widths[widest] - cut, total - cut
-  end
+---@class nebula.ui.TableOptions
+---@field columns? string[] default: every name in the rows, sorted
+---@field width? integer cells are cut until the table fits; 0 never cuts; default: the terminal's
+---@field null? string what stands for nil, printed as it is (default: nothing)
+---@field null_width? integer the columns it takes
+---@field numbers? table<string, true> columns whose strings are numbers
+
+--- Writes rows as an aligned table: a header, a rule, numbers to the right. `write` gets it in
+--- pieces of about 64 KiB and must not wait.
+---@param rows table[] rows by column name
+---@param opts nebula.ui.TableOptions?
+---@param write fun(text: string)
+function ui.write_table(rows, opts, write)
+  opts = opts or {}
+  text.table(rows, opts.columns or columns_of(rows), {
+    width = opts.width or (ui.terminal() and ui.width() or 0),
+    null = opts.null, null_width = opts.null_width, numbers = opts.numbers, cell = cell_text,
+  }, write)
 end
 
---- Rows as an aligned table: a header, a rule, numbers to the right.
----@param rows table[] rows by column name
----@param opts? {columns?: string[], width?: integer} width: 0 never cuts; default: the terminal's
+--- The same as text, without the last line's end.
+---@param rows table[]
+---@param opts? nebula.ui.TableOptions
 ---@return string
 function ui.table(rows, opts)
-  opts = opts or {}
-  local names = opts.columns or columns_of(rows)
-  local widths, right, cells = {}, {}, {}
-  for c, name in ipairs(names) do widths[c], right[c] = ui.text_width(tostring(name)), #rows > 0 end
-  for r, row in ipairs(rows) do
-    local line = {}
-    for c, name in ipairs(names) do
-      local value = row[name]
-      line[c] = cell_text(value)
-      if value ~= nil and not math.type(value) then right[c] = false end
-      widths[c] = math.max(widths[c], ui.text_width(line[c]))
-    end
-    cells[r] = line
-  end
-  local available = opts.width or (ui.terminal() and ui.width() or 0)
-  if available > 0 then shrink(widths, available - 2 * (#names - 1)) end
-
-  local function format(line, header)
-    local out = {}
-    for c, text in ipairs(line) do
-      text = ui.fit(text, widths[c])
-      local gap = (" "):rep(widths[c] - ui.text_width(text))
-      out[c] = (right[c] and not header) and gap .. text or (header and right[c]) and gap .. text or text .. gap
-    end
-    return (table.concat(out, "  "):gsub("%s+$", ""))
-  end
-
-  local header, rule = {}, {}
-  for c, name in ipairs(names) do
-    header[c] = tostring(name)
-    rule[c] = ("─"):rep(widths[c])
-  end
-  local lines = { format(header, true), table.concat(rule, "  ") }
-  for r, line in ipairs(cells) do lines[r + 2] = format(line) end
-  return table.concat(lines, "\n")
+  local pieces = {}
+  ui.write_table(rows, opts, function(piece) pieces[#pieces + 1] = piece end)
+  return (table.concat(pieces):gsub("\n$", ""))
 end
 
 -- ---- amounts ----

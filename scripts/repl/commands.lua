@@ -6,14 +6,6 @@ local ui = require "nebula.ui"
 
 local commands = {}
 
----@class nebula.repl.Session
----@field format string
----@field expanded boolean
----@field timing boolean
----@field output? file* where results go, besides the terminal
----@field leaving? boolean
----@field locked? boolean started with --read-only
-
 local function fail(message, ...)
   error(nebula.error { kind = "validation", message = message:format(...) }, 0)
 end
@@ -37,7 +29,7 @@ end
 -- ---- the database ----
 
 define("tables", "", "tables and views, with their sizes", function(session)
-  show(session, _G.db:query [[
+  show(session, session.env.db:query [[
     SELECT c.relname AS name,
       CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' ELSE 'table' END AS kind,
       CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END AS "rows, about",
@@ -51,7 +43,7 @@ end)
 
 define("d", "[TABLE]", "columns, indexes and constraints of a table; without one, the tables", function(session, name)
   if name == "" then return commands.tables.run(session, "") end
-  local db = _G.db
+  local db = session.env.db
   local oid = db:value("SELECT to_regclass($1)::oid", name)
   if not oid then fail("there is no table %s; .tables lists them", name) end
   show(session, db:query([[
@@ -72,24 +64,33 @@ define("d", "[TABLE]", "columns, indexes and constraints of a table; without one
     WHERE conrelid = $1 AND contype IN ('f', 'c')
     ORDER BY 1, 2
   ]], oid)
-  for _, row in ipairs(more) do print(("%-10s  %s"):format(row.kind, row.text)) end
+  for _, row in ipairs(more) do session:say(("%-10s  %s"):format(row.kind, row.text)) end
 end)
 
 define("explain", "SQL", "the plan of a statement; with `analyze` before it, it runs and is rolled back",
-  function(_, sql)
+  function(session, sql)
     local lines = {}
     local undo = {}
-    local _, err = nebula.try(_G.db.transaction, _G.db, function(tx)
+    local _, err = nebula.try(session.env.db.transaction, session.env.db, function(tx)
       for i, row in ipairs(tx:query("EXPLAIN " .. wanted(sql, "statement"))) do lines[i] = row["QUERY PLAN"] end
       error(undo, 0)
     end)
     if #lines == 0 then error(err, 0) end
-    print(table.concat(lines, "\n"))
+    session:say(table.concat(lines, "\n"))
   end)
 
 define("pool", "", "the connection pool's counters", function(session)
   local rows = {}
-  for name, value in pairs(_G.db:stats()) do rows[#rows + 1] = { what = name, value = value } end
+  for name, value in pairs(session.env.db:stats()) do rows[#rows + 1] = { what = name, value = value } end
+  table.sort(rows, function(a, b) return a.what < b.what end)
+  show(session, rows)
+end)
+
+define("policy", "", "the queue policy in force, and what it was set to", function(session)
+  local policy = session.env.storage:policy()
+  local rows = { { what = "name", value = policy.name }, { what = "version", value = policy.version },
+    { what = "summary", value = policy.summary }, { what = "from", value = policy.path } }
+  for name, value in pairs(policy.options or {}) do rows[#rows + 1] = { what = "option " .. name, value = value } end
   table.sort(rows, function(a, b) return a.what < b.what end)
   show(session, rows)
 end)
@@ -99,25 +100,25 @@ define("read-only", "[on|off]", "connections are read-only and no blob is writte
   local on = switched(argument, settings.read_only)
   if session.locked and not on then fail "this prompt was started with --read-only: start another to write" end
   settings.read_only = on
-  require("repl.environment").reset(_G)
+  require("repl.environment").reset(session.env)
   require("repl.schema").forget()
-  print("read-only: " .. (on and "on" or "off"))
+  session:say("read-only: " .. (on and "on" or "off"))
 end)
 
 -- ---- the queue and this process ----
 
 define("jobs", "", "what is in the queue", function(session)
   local rows = {}
-  for name, value in pairs(_G.storage:queue_stats()) do rows[#rows + 1] = { what = name, value = value } end
+  for name, value in pairs(session.env.storage:queue_stats()) do rows[#rows + 1] = { what = name, value = value } end
   table.sort(rows, function(a, b) return a.what < b.what end)
   show(session, rows)
 end)
 
-define("tasks", "", "every task of this process, what it waits for, and its traceback", function()
+define("tasks", "", "every task of this process, what it waits for, and its traceback", function(session)
   for _, task in ipairs(nebula.task.list()) do
-    print(("task %d: %s, %.1f s old%s"):format(task.id, task.state, task.age,
+    session:say(("task %d: %s, %.1f s old%s"):format(task.id, task.state, task.age,
       task.waits_for and ", waits for " .. task.waits_for or ""))
-    print("  " .. tostring(task.traceback):gsub("\n", "\n  "))
+    session:say("  " .. tostring(task.traceback):gsub("\n", "\n  "))
   end
 end)
 
@@ -126,7 +127,7 @@ define("stats", "", "memory, tasks and connections of this process", function(se
     { what = "Lua memory", value = ui.bytes(collectgarbage "count" * 1024) },
     { what = "tasks", value = #nebula.task.list() },
   }
-  local db = rawget(_G, "db")
+  local db = rawget(session.env, "db")
   if db then rows[#rows + 1] = { what = "connections", value = db:stats().connections } end
   show(session, rows)
 end)
@@ -135,13 +136,18 @@ end)
 
 define("timing", "[on|off]", "tell how long each line took", function(session, argument)
   session.timing = switched(argument, session.timing)
-  print("timing: " .. (session.timing and "on" or "off"))
+  session:say("timing: " .. (session.timing and "on" or "off"))
 end)
 
-define("x", "[on|off]", "show rows expanded: a column a line", function(session, argument)
-  session.expanded = switched(argument, session.expanded)
-  print("expanded: " .. (session.expanded and "on" or "off"))
-end)
+define("x", "[on|off|auto]", "show rows expanded, a column a line; auto: where the table is too wide",
+  function(session, argument)
+    if argument == "auto" then
+      session.expanded = "auto"
+    else
+      session.expanded = switched(argument, session.expanded == true)
+    end
+    session:say("expanded: " .. (session.expanded == "auto" and "auto" or session.expanded and "on" or "off"))
+  end)
 
 define("format", "[table|json|jsonl|csv|lua]", "how results are shown", function(session, argument)
   for _, name in ipairs(printer.formats) do
@@ -150,7 +156,7 @@ define("format", "[table|json|jsonl|csv|lua]", "how results are shown", function
   if argument ~= "" and session.format ~= argument then
     fail("there is no format %q: %s", argument, table.concat(printer.formats, ", "))
   end
-  print("format: " .. session.format)
+  session:say("format: " .. session.format)
 end)
 
 define("output", "[FILE]", "write results into a file; without one, to the terminal again", function(session, path)
@@ -158,26 +164,26 @@ define("output", "[FILE]", "write results into a file; without one, to the termi
     session.output:close()
     session.output = nil
   end
-  if path == "" then return print "results go to the terminal" end
+  if path == "" then return session:say "results go to the terminal" end
   local file, message = io.open(path, "w")
   if not file then fail("%s", message) end
   session.output = file
-  print("results go to " .. path)
+  session:say("results go to " .. path)
 end)
 
-define("error", "", "the last error with its detail and traceback", function()
-  local err = rawget(_G, "_error")
-  if err == nil then return print "there was none" end
-  print(require("nebula.report").line(err))
+define("error", "", "the last error with its detail and traceback", function(session)
+  local err = rawget(session.env, "_error")
+  if err == nil then return session:say "there was none" end
+  session:say(require("nebula.report").line(err))
   if type(err) ~= "table" then return end
-  if err.detail then print(tostring(err.detail)) end
-  if err.traceback then print(err.traceback) end
+  if err.detail then session:say(tostring(err.detail)) end
+  if err.traceback then session:say(err.traceback) end
 end)
 
 -- ---- running ----
 
 define("load", "FILE", "run a file of Lua, here", function(session, path)
-  local chunk, message = loadfile(wanted(path, "file"), "t")
+  local chunk, message = loadfile(wanted(path, "file"), "t", session.env)
   if not chunk then fail("%s", message) end
   local values = table.pack(chunk())
   if values.n > 0 then session:show(values) end
@@ -187,12 +193,14 @@ define("watch", "SECONDS EXPRESSION", "show an expression again and again, until
   local seconds, code = argument:match "^(%S+)%s+(.+)$"
   local interval = seconds and require("nebula.options").duration(seconds)
   if not interval or interval <= 0 then fail "say how often, and what: .watch 2 queue.stats()" end
-  local chunk, message = require("nebula.cli").compile(code, "=watch")
+  local chunk, message = require("nebula.cli").compile(code, "=watch", session.env)
   if not chunk then fail("%s", message) end
+  local _ <close> = setmetatable({}, { __close = function() session.watching = nil end })
+  session.watching = true
   while true do
     local values = table.pack(chunk())
-    if ui.terminal() and os.getenv "TERM" ~= "dumb" then io.write "\27[H\27[2J" end
-    print(("%s, every %g s; Ctrl-C ends it"):format(nebula.time.format():sub(12, 19), interval))
+    if session.style().terminal and os.getenv "TERM" ~= "dumb" then session.write "\27[H\27[2J" end
+    session:say(("%s, every %g s; Ctrl-C ends it"):format(nebula.time.format():sub(12, 19), interval))
     session:show(values)
     nebula.task.sleep(interval)
   end
@@ -200,13 +208,13 @@ end)
 
 define("quit", "", "leave (also Ctrl-D)", function(session) session.leaving = true end)
 
-define("help", "", "this list; help() and help(thing) tell of what is known here", function()
+define("help", "", "this list; help() and help(thing) tell of what is known here", function(session)
   local rows = {}
   for _, name in ipairs(commands.names()) do
     local command = commands[name]
     rows[#rows + 1] = { "." .. name .. (command.usage ~= "" and " " .. command.usage or ""), command.summary }
   end
-  print(require("nebula.options").columns(rows, ui.width()))
+  session:say(require("nebula.options").columns(rows, session.style().width))
 end)
 
 --- The commands' names, sorted.

@@ -29,6 +29,15 @@ describe("output without a terminal", function()
     assert.equal("", answer.stdout)
   end)
 
+  it("draws a sparkline and a histogram", function()
+    local plot = require "nebula.plot"
+    assert.equal("▁▃█", plot.sparkline({ { n = 1 }, { n = "3" }, { n = 8 }, {} }, "n"))
+    assert.equal("", plot.sparkline {})
+    local answer = nebula.run { args = { "-e", "plot.histogram({ 0, 1, 9, 10 }, nil, 2)" } }
+    assert.truthy(answer.stdout:find "^0 to 5   [^ ]+ 2\n5 to 10  [^ ]+ 2\n$")
+    assert.truthy(nebula.run { args = { "-e", "plot.histogram({ {} })" } }.stderr:find("name of their column", 1, true))
+  end)
+
   it("plots rows as bars", function()
     local answer = nebula.run { args = { "-e", "plot({ { x = 'a', y = 1 }, { x = 'bb', y = 2 } }, 'x', 'y')" } }
     assert.truthy(answer.stdout:find "^a   [^ ]+ 1\nbb  [^ ]+ 2\n$")

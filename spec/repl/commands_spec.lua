@@ -75,7 +75,7 @@ describe("the prompt's commands", function()
     prompt:expect "44"
     prompt:type "\3"
     prompt:expect "interrupted"
-    prompt:expect "nebula> "
+    prompt:expect(prompt.prompt)
     prompt:line(".tabels", "did you mean .tables?")
     prompt:line(".help", ".explain SQL")
     prompt:type ".quit\r"
@@ -112,8 +112,10 @@ describe("the prompt's commands", function()
 
   it("switch to read-only and back", function()
     local prompt <close> = open()
-    prompt:line(".read-only", "read-only: on")
-    prompt:line("db:exec 'DELETE FROM parcels'", "read-only transaction")
+    prompt:type ".read-only\r"
+    prompt:expect "(read-only)> "
+    prompt:type "db:exec 'DELETE FROM parcels'\r"
+    prompt:expect "read-only transaction"
     prompt:line(".read-only off", "read-only: off")
     prompt:line("db:exec 'UPDATE parcels SET weight = weight'", "2")
   end)

@@ -25,7 +25,12 @@ function prompts.open(env, args, home)
   self.reader = core.task.spawn(function()
     for chunk in function() return self.process:read() end do self.output = self.output .. chunk end
   end)
-  self:expect "nebula> "
+  child.await("the first prompt", SECONDS, function()
+    local first, last = self.output:find "%f[^\n\0]nebula[^\n>]*> "
+    if not first then return false end
+    self.prompt, self.seen = self.output:sub(first, last), last + 1
+    return true
+  end)
   return self
 end
 
@@ -49,7 +54,7 @@ function Prompt:line(text, answer)
   self:type(text .. "\r")
   self:expect "\n"
   self:expect(answer)
-  self:expect "nebula> "
+  self:expect(self.prompt)
 end
 
 function Prompt:__close()

@@ -40,7 +40,7 @@ describe("the prompt", function()
       prompt:expect "begun\r\n"
       prompt:type "\3"
       prompt:expect "interrupted"
-      prompt:expect "nebula> "
+      prompt:expect(prompt.prompt)
     end
     prompt:line("1 + 1", "2")
   end)
@@ -54,7 +54,7 @@ describe("the prompt", function()
     prompt:expect "clean\r\n"
     prompt:type "\3"
     prompt:expect "left behind"
-    prompt:expect "nebula> "
+    prompt:expect(prompt.prompt)
     prompt:line("1 + 1", "2")
   end)
 
@@ -64,7 +64,7 @@ describe("the prompt", function()
     prompt:expect "half typed"
     prompt:type "\3"
     prompt:expect "^C"
-    prompt:expect "nebula> "
+    prompt:expect(prompt.prompt)
     prompt:line("1 + 1", "2")
     prompt:type "\4"
     assert.equal(0, prompt.process:wait(SECONDS).status)
@@ -87,7 +87,7 @@ describe("the prompt", function()
     local prompt <close> = open()
     prompt:type "nebula.ta\t.sle\t0)\r"
     prompt:expect "nebula.task.sleep(0)"
-    prompt:expect "nebula> "
+    prompt:expect(prompt.prompt)
     prompt:type "string.re\t"
     prompt:expect "rep      reverse"
   end)
