@@ -41,7 +41,7 @@ local pg = {}
 ---@field statement_timeout? number|string deadline of each statement (none)
 ---@field statement_cache? integer|false prepared statements of a connection (256); false for a pooler
 ---@field read_only? boolean every transaction is read-only (false)
----@field max_bytes? integer limit of a result that is not streamed (64 MiB)
+---@field max_bytes? integer limit of a result, as libpq keeps it, and of a row of a stream or COPY (64 MiB)
 ---@field application_name? string ("nebula")
 ---@field statement_logging? boolean|"parameters" logs every statement at `info` (false): see below
 ---@field slow_query? number|string statements that take longer are logged at `warn` (none)

@@ -41,10 +41,10 @@ struct pg_conn {
   uv_poll_t *poll; /* malloc'd, freed in its close callback */
   int polled;      /* the events it waits for */
   pg_conn_state state;
-  bool pipeline; /* libpq is in pipeline mode */
-  bool paused;   /* a streaming reader is behind: nothing is read */
-  bool lost;     /* closed by a failure, not by its owner */
-  bool freeing;
+  bool pipeline;   /* libpq is in pipeline mode */
+  bool paused;     /* a streaming reader is behind: nothing is read */
+  bool lost;       /* closed by a failure, not by its owner */
+  size_t gathered; /* bytes read since the last message that was whole, about */
   pg_queue sent, pending;
   pg_prepared *prepared; /* NULL where the statement cache is off */
   loop_deferred flush, reap;

@@ -3,7 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include "pg/copy.h"
+
+/* What a server may say before a session begins, and what libpq reads of it in one step. */
+enum { HANDSHAKE_MAX = 1 << 20, HANDSHAKE_READ = 16384 };
 
 static void on_poll_closed(uv_handle_t *handle) {
   free(handle);
@@ -76,6 +80,7 @@ static void step(pg_conn *self) {
     self->timer = NULL;
     if (!rewatch(self, UV_READABLE, on_ready)) break;
     self->state = PG_CONN_READY;
+    self->gathered = 0;
     self->events->ready(self);
     return;
   default: pg_conn_fail(self, PQerrorMessage(self->pg), NULL); return;
@@ -87,7 +92,14 @@ static void on_handshake(uv_poll_t *handle, int status, int events) {
   (void)status; /* libuv names every socket error EBADF; libpq reads the true one */
   (void)events;
   pg_conn *self = handle->data;
-  if (self != NULL) step(self);
+  if (self == NULL) return;
+  int waiting = 0;
+  if (ioctl(PQsocket(self->pg), FIONREAD, &waiting) == 0 && waiting > 0)
+    self->gathered += (size_t)(waiting < HANDSHAKE_READ ? waiting : HANDSHAKE_READ);
+  if (self->gathered > HANDSHAKE_MAX)
+    pg_conn_fail(self, "the server sent too much before the session began", NULL);
+  else
+    step(self);
 }
 
 static void free_addresses(pg_conn *self) {

@@ -7,7 +7,13 @@
 #include "pg/pool.h"
 
 /* What is still read of a result that passed its limit, before the connection is closed instead. */
-enum { DRAIN_MAX = 16 << 20 };
+enum { DRAIN_MAX = 4 << 20 };
+
+/* What an empty result takes in libpq. */
+enum { RESULT_ALONE = 8192 };
+
+/* See consume: what libpq keeps free in its buffer, and what may come to a caller that is none. */
+enum { LEAST_READ = 8192, MESSAGE_LONG = 64 << 10, UNASKED_MAX = 1 << 20 };
 
 static const char *sqlstate(const PGresult *result) {
   const char *code = PQresultErrorField(result, PG_DIAG_SQLSTATE);
@@ -69,10 +75,17 @@ static bool is_error(const PGresult *result) {
   return result != NULL && PQresultStatus(result) == PGRES_FATAL_ERROR;
 }
 
+/* libpq reads as long as the server writes, so a result may be whole before anybody could count. */
+static bool is_too_large(const pg_request *r, const PGresult *result) {
+  return r->max_bytes > 0 && PQresultMemorySize(result) > r->max_bytes + RESULT_ALONE;
+}
+
 /* One result, in the order of the segment's steps. Takes it over. */
 static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
   ExecStatusType status = PQresultStatus(result);
-  if (status == PGRES_SINGLE_TUPLE && r->streaming && !r->finished && !r->abandoned) {
+  bool own = r->seen >= r->skip; /* not of what went ahead of it */
+  if (own && is_too_large(r, result)) pg_request_finish(r, PG_OUTCOME_LIMIT, NULL);
+  if (status == PGRES_SINGLE_TUPLE && own && r->streaming && !r->finished && !r->abandoned) {
     if (pg_request_add_row(r, result)) return;
     PQclear(result);
     pg_request_finish(r, PG_OUTCOME_MEMORY, NULL);
@@ -144,18 +157,43 @@ static void end_head(pg_conn *self) {
   pg_request_release(r);
 }
 
-/* Counts what waits on the socket against the head's limit. False where the connection was closed.
- */
+static size_t waiting_bytes(const pg_conn *self) {
+  int waiting = 0;
+  return ioctl(PQsocket(self->pg), FIONREAD, &waiting) == 0 && waiting > 0 ? (size_t)waiting : 0;
+}
+
+/* The most that libpq may gather for one caller: a whole result, or one row of a stream; without a
+ * caller, what the server says unasked. */
+static size_t limit_of(const pg_conn *self, const pg_request *r) {
+  if (r == NULL) return UNASKED_MAX;
+  return r->max_bytes > 0 ? r->max_bytes : pg_pool_options_get(self->pool)->max_bytes;
+}
+
+/* Has libpq read, and counts how much, about: between the two looks at the socket more may have
+ * come, but libpq always has room for LEAST_READ. A statement's first read is not counted, so that
+ * a short one costs no look. */
+static bool consume(pg_conn *self) {
+  pg_request *r = self->sent.first;
+  bool whole = r != NULL && !r->streaming && r->copy == NULL;
+  if (whole && r->bytes++ == 0) return PQconsumeInput(self->pg) == 1;
+  size_t before = waiting_bytes(self);
+  if (PQconsumeInput(self->pg) != 1) return false;
+  size_t after = waiting_bytes(self), least = before < LEAST_READ ? before : LEAST_READ;
+  size_t read = before > after + least ? before - after : least;
+  self->gathered += !whole && self->gathered > MESSAGE_LONG ? before : read;
+  if (whole) r->bytes += read;
+  return true;
+}
+
+/* False where the connection was closed, because more came than one caller may have. */
 static bool within_limit(pg_conn *self) {
   pg_request *r = self->sent.first;
-  if (r == NULL || r->streaming || r->max_bytes == 0 || r->bytes++ == 0) return true;
-  int waiting = 0;
-  if (ioctl(PQsocket(self->pg), FIONREAD, &waiting) != 0 || waiting < 0) return true;
-  r->bytes += (size_t)waiting;
-  if (r->bytes <= r->max_bytes) return true;
-  pg_request_finish(r, PG_OUTCOME_LIMIT, NULL);
-  if (r->bytes <= r->max_bytes + DRAIN_MAX) return true;
-  pg_conn_fail(self, "a result passed its limit and was too long to read to its end", NULL);
+  bool whole = r != NULL && !r->streaming && r->copy == NULL;
+  size_t limit = limit_of(self, r), have = whole ? r->bytes : self->gathered;
+  if (limit == 0 || have <= limit) return true;
+  if (r != NULL) pg_request_finish(r, PG_OUTCOME_LIMIT, NULL);
+  if (whole && have <= limit + DRAIN_MAX) return true;
+  pg_conn_fail(self, "the server sent more than one answer or message may have", NULL);
   return false;
 }
 
@@ -184,6 +222,7 @@ static bool drain(pg_conn *self) {
       /* What the server says while data go in is read once they have ended. */
       int more = r->copy->in ? 0 : pg_copy_read(self, r);
       if (more < 0) return false;
+      if (r->copy->length > 0) self->gathered = 0;
       if (r->copy->length > 0) pg_copy_tell(r);
       if (more == 0) break;
       continue;
@@ -200,6 +239,7 @@ static bool drain(pg_conn *self) {
       continue;
     }
     nulls = 0;
+    self->gathered = 0;
     if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
       PQclear(result);
       end_head(self);
@@ -225,21 +265,24 @@ static void report_lost(pg_conn *self) {
   pg_conn_fail(self, why, last);
 }
 
+/* libpq keeps them until they are asked for, also where nobody listens. */
 static void take_notifications(pg_conn *self) {
-  if (self->events->notified == NULL) return;
   PGnotify *n;
   while (self->state == PG_CONN_READY && (n = PQnotifies(self->pg)) != NULL) {
-    self->events->notified(self, n);
+    if (self->events->notified != NULL) {
+      self->gathered = 0;
+      self->events->notified(self, n);
+    }
     PQfreemem(n);
   }
 }
 
 void pg_conn_process(pg_conn *self) {
-  if (self->state != PG_CONN_READY || !within_limit(self)) return;
-  bool alive = PQconsumeInput(self->pg) == 1;
+  if (self->state != PG_CONN_READY) return;
+  bool alive = consume(self);
   bool whole = drain(self);
   take_notifications(self);
-  if (self->state != PG_CONN_READY) return;
+  if (self->state != PG_CONN_READY || !within_limit(self)) return;
   if (!alive || !whole || PQstatus(self->pg) == CONNECTION_BAD) {
     report_lost(self);
     return;

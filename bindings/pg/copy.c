@@ -2,6 +2,7 @@
 #include "pg/copy.h"
 #include <stdlib.h>
 #include <string.h>
+#include "pg/pool.h"
 
 void pg_copy_start(pg_request *request, const PGresult *result) {
   pg_copy *self = request->copy;
@@ -66,7 +67,11 @@ int pg_copy_read(pg_conn *conn, pg_request *request) {
       self->ended = true;
       return 1; /* also -2: the error is the next result */
     }
-    size_t n = (size_t)length;
+    size_t n = (size_t)length, most = pg_pool_options_get(request->pool)->max_bytes;
+    if (most > 0 && n > most && !drop) {
+      pg_request_finish(request, PG_OUTCOME_LIMIT, NULL);
+      drop = true;
+    }
     bool kept = drop || reserve(self, n + 2);
     if (kept && !drop) {
       if (self->json)

@@ -91,6 +91,19 @@ static void push(lua_State *L, const char *kind, const char *code, bool retryabl
                           .message = message});
 }
 
+static const char *explain_limit(lua_State *L, const lua_pg_pool *pool, const pg_request *r) {
+  size_t limit = r->max_bytes > 0 ? r->max_bytes : pool->max_bytes;
+  if (r->streaming || r->copy != NULL)
+    return lua_pushfstring(L,
+                           "one row is larger than max_bytes (%I): ask for a part of it, or raise "
+                           "the limit",
+                           (LUAI_UACINT)limit);
+  return lua_pushfstring(L,
+                         "the result is larger than max_bytes (%I): stream it with :rows, ask for "
+                         "less, or raise the limit",
+                         (LUAI_UACINT)limit);
+}
+
 static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request *r) {
   const char *why = r->message != NULL ? r->message : "";
   const char *place = pg_pool_place(pool->pool);
@@ -116,13 +129,7 @@ static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request
     push(L, ERR_TIMEOUT, NULL, true,
          lua_pushfstring(L, "the statement was not done within its deadline of %f s", r->timeout));
     break;
-  case PG_OUTCOME_LIMIT:
-    push(L, ERR_LIMIT, NULL, false,
-         lua_pushfstring(L,
-                         "the result is larger than max_bytes (%d): stream it with :rows, ask for "
-                         "less, or raise the limit",
-                         (int)r->max_bytes));
-    break;
+  case PG_OUTCOME_LIMIT: push(L, ERR_LIMIT, NULL, false, explain_limit(L, pool, r)); break;
   case PG_OUTCOME_CLOSED:
     push(L, ERR_POOL, NULL, false, *why != '\0' ? why : "the pool is closed");
     break;

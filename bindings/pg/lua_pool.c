@@ -57,6 +57,7 @@ static void read_options(lua_State *L, lua_pg_pool *self, pg_pool_options *optio
     options->max_waiting = (size_t)waiting;
   if (opt_integer(L, 1, CALL, "max_bytes", 1, LUA_MAXINTEGER, &bytes))
     self->max_bytes = (size_t)bytes;
+  options->max_bytes = self->max_bytes;
   read_cache(L, options);
   lua_pg_read_logging(L, self, CALL);
 }

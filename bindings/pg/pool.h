@@ -21,6 +21,7 @@
 
 typedef struct pg_pool_options {
   size_t max_connections, min_connections, max_waiting;
+  size_t max_bytes;       /* of a result, or of a row of a stream; 0: unbounded */
   size_t statement_cache; /* prepared statements a connection keeps; 0: none */
   double max_lifetime, idle_timeout, connection_timeout, ping_after; /* seconds */
   bool read_only;

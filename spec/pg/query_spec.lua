@@ -175,6 +175,14 @@ describe("pg queries", function()
     one:close()
   end)
 
+  it("gives a stream with a deadline its own rows alone", function()
+    local got = {}
+    for row in db:rows({ "SELECT $1::int + i AS x FROM generate_series(1, 3) AS i", deadline = 60 }, 10) do
+      got[#got + 1] = row
+    end
+    assert.same({ { x = 11 }, { x = 12 }, { x = 13 } }, got)
+  end)
+
   it("streams inside a transaction without disturbing it", function()
     local sum = db:transaction(function(tx)
       local sum = 0

@@ -248,6 +248,10 @@ static void on_written(uv_write_t *request, int status) {
     link_reset(self->link);
   else if (status == 0)
     pump(self);
+  proxy_link *on = self->link;
+  const proxy_level *level = on->proxy->level;
+  if (level->drained != NULL && self->first == NULL && !self->writing && !on->closing)
+    level->drained(on, on->state, self->to);
 }
 
 static void write_some(flow *self, size_t size) {

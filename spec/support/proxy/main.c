@@ -11,7 +11,7 @@ enum { LINE_BYTES = 1024, MOST_WORDS = 32 };
 
 static const proxy_level PASS = {.name = "pass"};
 
-const proxy_level *const LEVELS[] = {&PASS, NULL};
+const proxy_level *const LEVELS[] = {&PASS, &HOSTILE, &MANGLE, NULL};
 
 static proxy self;
 

@@ -49,8 +49,9 @@ typedef struct shape {
 /* ---- levels ---- */
 
 /* A protocol's faults. `opened` returns the state of a link; `bytes` and `ended` are told what the
- * side `from` has sent, and pass on what they like with link_send and link_end. Whatever is NULL
- * does nothing, or passes everything on. */
+ * side `from` has sent, and pass on what they like with link_send and link_end; `drained` is called
+ * when everything for the side `to` was written. Whatever is NULL does nothing, or passes
+ * everything on. */
 typedef struct proxy_level {
   const char *name;
   bool is_server; /* it answers by itself: its links have no upstream */
@@ -58,10 +59,12 @@ typedef struct proxy_level {
   void *(*opened)(proxy_link *on);
   void (*bytes)(proxy_link *on, void *state, side from, const char *bytes, size_t size);
   void (*ended)(proxy_link *on, void *state, side from);
+  void (*drained)(proxy_link *on, void *state, side to);
   void (*closed)(void *state);
 } proxy_level;
 
 extern const proxy_level *const LEVELS[]; /* up to NULL */
+extern const proxy_level HOSTILE, MANGLE; /* hostile.c */
 
 /* ---- links (link.c) ---- */
 
