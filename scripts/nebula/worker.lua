@@ -184,6 +184,15 @@ function Worker:ended(looked)
   return true
 end
 
+--- Reads handlers and the policy's file again, and takes these periodic entries from now on.
+--- Raises `config` where an entry is wrong; then the ones before stay.
+---@param entries? table[] as nebula.conf.lua's
+function Worker:reload(entries)
+  self.periodic = periodic.entries(entries)
+  self.handlers:reload()
+  self:look_at_policy()
+end
+
 --- Takes no more jobs, waits for those that run, then gives the rest back: run() returns. At once
 --- where called again.
 function Worker:stop()

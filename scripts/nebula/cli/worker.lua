@@ -1,36 +1,90 @@
 -- cli/worker.lua: `nebula worker`: works the queue until SIGTERM or Ctrl-C.
-local OPTIONS = {}
+local OPTIONS = {
+  processes = { default = 1, min = 1, max = 256, help = "worker processes; one that dies is started again" },
+}
 for name, option in pairs(require("nebula.worker").OPTIONS) do OPTIONS[name] = option end
 
--- The first signal drains, the second gives running jobs back at once.
-local function stop_on_signals(worker)
-  local log = require("nebula").log
+-- The first signal drains, the second gives running jobs back at once. A supervisor's child leaves Ctrl-C,
+-- which reaches it as well, to the supervisor.
+local function stop_on_signals(worker, is_child)
+  local nebula, process = require "nebula", require "nebula.process"
   for _, signal in ipairs { "TERM", "INT" } do
-    require("nebula.process").on_signal(signal, function()
-      log.info(worker.stopping and "stopping at once" or "draining: running jobs may finish", { signal = signal })
+    process.on_signal(signal, function()
+      if is_child and signal == "INT" then return end
+      nebula.log.info(worker.stopping and "stopping at once" or "draining: running jobs may finish",
+        { signal = signal })
       worker:stop()
     end)
   end
+  process.on_signal("QUIT", function()
+    worker:stop()
+    worker:stop()
+  end)
+end
+
+-- Command lines before nebula.conf.lua before defaults.
+local function settings(opts)
+  local options = require "nebula.options"
+  local defaults = options.coerce(OPTIONS, {})
+  local given = {}
+  for name, value in pairs(require("nebula.config").settings().file.worker or {}) do given[name] = value end
+  for name, value in pairs(opts) do
+    if value ~= defaults[name] then given[name] = value end
+  end
+  return options.coerce(OPTIONS, given, "worker")
+end
+
+local function reload_on_hangup(worker)
+  local nebula = require "nebula"
+  require("nebula.process").on_signal("HUP", function()
+    local _, err = nebula.try(function() worker:reload(require("nebula.config").load().file.periodic) end)
+    if err then
+      nebula.log.error("the configuration was refused; the one before works on",
+        { error = err.message or tostring(err) })
+    else
+      nebula.log.info("reloaded: handlers, policy file, periodic jobs")
+    end
+  end)
+end
+
+local function supervise(given)
+  local args = { "worker" }
+  for name, value in pairs(given) do
+    if name ~= "processes" then
+      local flag = "--" .. name:gsub("_", "-")
+      args[#args + 1] = type(value) ~= "boolean" and ("%s=%s"):format(flag, value) or value and flag or nil
+    end
+  end
+  local supervisor = require("nebula.worker.supervisor").new(args, given.processes, given.shutdown_timeout)
+  stop_on_signals(supervisor, false)
+  require("nebula.process").on_signal("HUP", function() supervisor:reload() end)
+  require("nebula").log.info("supervisor started", { processes = given.processes })
+  return supervisor:run()
 end
 
 return {
   summary = "Work the job queue",
   description = [[
 Each job is worked by the handler that its payload names: handlers/NAME.lua, in --handlers, in the project, or
-built in. The first SIGTERM or Ctrl-C takes no more jobs and waits for those that run; the second gives them back.]],
+built in; an edited file is loaded again between two jobs. The first SIGTERM or Ctrl-C takes no more jobs and waits
+for those that run; the second gives them back. SIGHUP reads the handlers, the policy's file and the periodic jobs
+of nebula.conf.lua again.]],
   options = OPTIONS,
   run = function(opts)
     local nebula = require "nebula"
-    local defaults = require("nebula.options").coerce(OPTIONS, {})
-    local given = { periodic = require("nebula.config").settings().file.periodic }
-    for name, value in pairs(require("nebula.config").settings().file.worker or {}) do given[name] = value end
-    for name, value in pairs(opts) do
-      if value ~= defaults[name] then given[name] = value end
+    local config = require("nebula.config").settings()
+    local given = settings(opts)
+    local is_child = require("nebula.worker.supervisor").is_child()
+    if given.processes > 1 and not is_child then
+      require("nebula.periodic").entries(config.file.periodic)
+      return supervise(given)
     end
-    local idle = require("nebula.config").settings().database.min_connections -- a worker alone keeps them
+    given.processes, given.periodic = nil, config.file.periodic
+    local idle = config.database.min_connections -- a worker alone keeps them
     local storage <close> = require("nebula.storage").from_env { min_connections = idle }
     local worker = require("nebula.worker").new(storage, given)
-    stop_on_signals(worker)
+    stop_on_signals(worker, is_child)
+    reload_on_hangup(worker)
     collectgarbage("incremental", 400) -- a batch's tables die together; the heap between is a few megabytes
     nebula.log.info("worker started", { worker = worker.id, concurrency = worker.concurrency })
     local counts = worker:run()

@@ -1,28 +1,15 @@
 -- policy/watched.lua: a policy's file for this process alone, read again when it has changed.
 --
--- Each look costs a stat for each of its files. Two edits within a clock tick can look alike from
--- outside, so a file that changed just now is read and compared. What is new is loaded aside and
--- tried; one that does not load is refused once, and the one before works on.
+-- What is new is loaded aside and tried; one that does not load is refused once, and the one before
+-- works on.
+local edited = require "nebula.edited"
 local nebula = require "nebula"
 local policy = require "nebula.policy"
-local system = require "nebula.system"
 
 ---@class nebula.WatchedPolicy
 ---@field policy nebula.Policy what works
 local Watched = {}
 Watched.__index = Watched
-
-local FRESH_SECONDS = 2
-
-local function read(path)
-  local file <close> = io.open(path, "rb")
-  return file and file:read "a"
-end
-
-local function state_of(path)
-  local info = system.stat(path)
-  return info and ("%d %d %d"):format(info.size, info.mtime, info.inode), info and info.mtime
-end
 
 -- Remembers what a policy's files looked like, by path.
 local function remember(self, loaded)
@@ -42,22 +29,11 @@ function Watched.new(name)
   return self
 end
 
--- Whether a file's text is another than it was.
-local function changed(file, path)
-  local state, modified = state_of(path)
-  if not state or (state == file.state and modified < os.time() - FRESH_SECONDS) then return false end
-  file.state = state
-  local text = read(path)
-  if not text or text == file.text then return false end
-  file.text = text
-  return true
-end
-
 --- The policy as its files are now, where they have changed since the last look and it loads.
 ---@return nebula.Policy? fresh
 function Watched:look()
   local any = false
-  for path, file in pairs(self.files) do any = changed(file, path) or any end
+  for path, file in pairs(self.files) do any = edited.changed(file, path) or any end
   if not any then return nil end
   local fresh, err = nebula.try(function()
     local loaded = policy.load(self.policy.path)

@@ -1,8 +1,10 @@
 -- worker/handlers.lua: job handlers: Lua files chosen by the payload's `handler`.
 --
 -- A file returns `{summary=, deadline=, options=, run=function(ctx, job)}`, or the function alone. It
--- is loaded at the first job of its name. What is missing or broken fails the job, not the worker;
--- it is looked for again a little later, so that putting the file right is enough.
+-- is loaded at the first job of its name, and again when it was edited, between two jobs; where it then
+-- does not load, the one before works on. What is missing or broken from the start fails the job, not the
+-- worker; it is looked for again a little later, so that putting the file right is enough.
+local edited = require "nebula.edited"
 local nebula = require "nebula"
 local options = require "nebula.options"
 local raise = require "nebula.raise"
@@ -12,12 +14,16 @@ local Handlers = {}
 Handlers.__index = Handlers
 
 local RETRY_SECONDS = 1 -- a handler that could not be loaded is tried again after this
+local LOOK_SECONDS = 0.5 -- between two looks at a handler's file
 local FIELDS = { summary = "string", deadline = "any", options = "table", run = "function" }
 
 ---@class nebula.Handler
 ---@field summary? string
 ---@field deadline? number seconds
 ---@field run fun(ctx: nebula.HandlerContext, job: nebula.Job): any
+---@field path? string its file
+---@field look_at? number when that is looked at next
+---@field known? {text: string, state?: string} what was loaded
 
 --- directory comes first where given; `only` is a function for every job instead of files.
 ---@param directory? string
@@ -82,6 +88,15 @@ local function checked(path, result)
   return handler
 end
 
+-- The handler of a file's text. Raises `script` with file:line.
+local function compile(name, path, text)
+  local chunk, message = load(text, "@" .. path, "t")
+  if not chunk then raise("script", "handler %s: %s", name, message) end
+  local result, err = nebula.try(chunk)
+  if err then raise("script", "handler %s: it failed while it was loaded: %s", name, err.message or tostring(err)) end
+  return checked(path, result)
+end
+
 local function load_handler(self, name)
   if type(name) ~= "string" then raise("validation", "the job's payload names no `handler`") end
   if not name:find "^[%w_][%w_.-]*$" then raise("validation", "handler %q is no name of a handler", name) end
@@ -90,29 +105,58 @@ local function load_handler(self, name)
     raise("not_found", "there is no handler %q: %s does not exist; --handlers DIR names another directory", name,
       tried[1])
   end
-  local chunk, message = loadfile(path, "t")
-  if not chunk then raise("script", "handler %s: %s", name, message) end
-  local result, err = nebula.try(chunk)
-  if err then raise("script", "handler %s: it failed while it was loaded: %s", name, err.message or tostring(err)) end
-  return checked(path, result)
+  local known = {}
+  edited.changed(known, path)
+  local handler = compile(name, path, known.text or raise("script", "handler %s: %s cannot be read", name, path))
+  handler.path, handler.known = path, known
+  return handler
+end
+
+-- The handler as its file is now: the one before where that has not changed, or does not load.
+local function renewed(self, name, handler, now)
+  handler.look_at = now + LOOK_SECONDS
+  if not edited.changed(handler.known, handler.path) then return handler end
+  local fresh, err = nebula.try(compile, name, handler.path, handler.known.text)
+  if not fresh then
+    nebula.log.error("the edited handler was refused; the one before works on",
+      { handler = name, error = err.message or tostring(err) })
+    return handler
+  end
+  nebula.log.info("handler loaded again", { handler = name })
+  fresh.path, fresh.known, fresh.look_at = handler.path, handler.known, handler.look_at
+  self.loaded[name] = fresh
+  return fresh
+end
+
+--- Looks at every handler's file at its next job, also where another directory has it now.
+function Handlers:reload()
+  self.broken = {}
+  for name, handler in pairs(self.loaded) do
+    handler.path, handler.look_at = self:find(name) or handler.path, 0
+  end
 end
 
 --- The handler of a name. Raises `not_found`, or `script` with file:line.
 ---@param name any the payload's `handler`
 ---@return nebula.Handler
 function Handlers:get(name)
-  local handler = self.only or self.loaded[name]
-  if handler then return handler end
+  if self.only then return self.only end
+  local handler, now = self.loaded[name], nebula.time.monotonic()
+  if handler then
+    if now < handler.look_at then return handler end
+    return renewed(self, name, handler, now)
+  end
   local broken = name ~= nil and self.broken[name]
-  if broken and nebula.time.monotonic() < broken.until_time then error(broken.err, 0) end
+  if broken and now < broken.until_time then error(broken.err, 0) end
   local err
   handler, err = nebula.try(load_handler, self, name)
   if handler then
+    handler.look_at = now + LOOK_SECONDS
     self.loaded[name] = handler
     return handler
   end
   if type(name) == "string" then
-    self.broken[name] = { err = err, until_time = nebula.time.monotonic() + RETRY_SECONDS }
+    self.broken[name] = { err = err, until_time = now + RETRY_SECONDS }
   end
   error(err, 0)
 end

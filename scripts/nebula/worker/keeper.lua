@@ -202,6 +202,7 @@ function Keeper:rescue_dead(ids, dead)
     total = total + rescue_all(worker, EXPIRED:format "status = 'pending' AND id = ANY ($2::uuid[]) AND NOT suspect",
       "its worker died while it ran", true, ids)
   end
+  worker.db:exec("DELETE FROM job_workers WHERE id = $1", dead)
   return total
 end
 
@@ -222,6 +223,8 @@ function Keeper:rescues()
   while true do
     nebula.task.sleep(SWEEP_SECONDS * (0.75 + math.random() / 2))
     self:sweep()
+    local _, err = try(self.worker.flight.recover, self.worker.flight, self.worker)
+    if err then self.worker.log.warn("looking for dead workers of this machine failed", { error = err.message }) end
   end
 end
 
