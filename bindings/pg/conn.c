@@ -11,8 +11,9 @@ bool pg_conn_quiet(const pg_conn *self) {
 
 bool pg_conn_is_streaming(const pg_conn *self) {
   for (const pg_request *r = self->sent.first; r != NULL; r = r->next)
-    if (r->streaming && !r->abandoned && !r->finished) return true;
-  return self->pending.first != NULL && self->pending.first->streaming;
+    if (r->streaming && !r->gathered && !r->abandoned && !r->finished) return true;
+  const pg_request *next = self->pending.first;
+  return next != NULL && next->streaming && !next->gathered;
 }
 
 bool pg_conn_settled(const pg_conn *self) {

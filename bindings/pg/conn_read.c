@@ -80,15 +80,41 @@ static bool is_too_large(const pg_request *r, const PGresult *result) {
   return r->max_bytes > 0 && PQresultMemorySize(result) > r->max_bytes + RESULT_ALONE;
 }
 
+/* False where the connection was closed, because too much would have to be read and dropped. */
+static bool end_over_limit(pg_conn *self, pg_request *r) {
+  if (r->bytes <= r->max_bytes) return true;
+  pg_request_finish(r, PG_OUTCOME_LIMIT, NULL);
+  if (r->bytes <= r->max_bytes + DRAIN_MAX) return true;
+  pg_conn_fail(self, "a result passed its limit and was too long to read to its end", NULL);
+  return false;
+}
+
+/* Counts a row against the limit of the whole. False where the connection was closed. */
+static bool count_row(pg_conn *self, pg_request *r, const PGresult *row) {
+  for (int i = 0, n = PQnfields(row); i < n; i++)
+    r->bytes += (size_t)PQgetlength(row, 0, i) + sizeof(uint32_t);
+  return end_over_limit(self, r);
+}
+
+/* Hands a row over, or drops it where its caller has enough. Takes it over. */
+static void take_row(pg_conn *self, pg_request *r, PGresult *row) {
+  if (r->gathered && r->max_bytes > 0 && !count_row(self, r, row)) {
+    PQclear(row);
+    return;
+  }
+  bool wanted = r->streaming && !r->finished && !r->abandoned;
+  if (wanted && pg_request_add_row(r, row)) return;
+  PQclear(row);
+  if (wanted) pg_request_finish(r, PG_OUTCOME_MEMORY, NULL);
+}
+
 /* One result, in the order of the segment's steps. Takes it over. */
 static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
   ExecStatusType status = PQresultStatus(result);
   bool own = r->seen >= r->skip; /* not of what went ahead of it */
   if (own && is_too_large(r, result)) pg_request_finish(r, PG_OUTCOME_LIMIT, NULL);
-  if (status == PGRES_SINGLE_TUPLE && own && r->streaming && !r->finished && !r->abandoned) {
-    if (pg_request_add_row(r, result)) return;
-    PQclear(result);
-    pg_request_finish(r, PG_OUTCOME_MEMORY, NULL);
+  if (status == PGRES_SINGLE_TUPLE && own) {
+    take_row(self, r, result);
     return;
   }
   if (status == PGRES_SINGLE_TUPLE) {
@@ -123,7 +149,9 @@ static void time_it(pg_conn *self, pg_request *r) {
   uint64_t from = r->sent_ns > self->settled_ns ? r->sent_ns : self->settled_ns;
   self->settled_ns = now;
   r->took_ns = now - from;
-  if (r->kind == PG_REQUEST_EXECUTE) pg_statement_time(r->statement, (double)(now - from) / 1000);
+  if (r->kind != PG_REQUEST_EXECUTE) return;
+  size_t rows = r->rows_seen + (size_t)PQntuples(r->result);
+  pg_statement_ran(r->statement, (double)(now - from) / 1000, rows);
 }
 
 /* The head's last result is in. */
@@ -198,7 +226,7 @@ static bool within_limit(pg_conn *self) {
 }
 
 static void pause_if_full(pg_conn *self, const pg_request *r) {
-  if (!r->streaming || r->rows_count < PG_REQUEST_ROWS) return;
+  if (!r->streaming || r->rows_count < PG_REQUEST_ROWS || r->finished || r->abandoned) return;
   self->paused = true;
   pg_conn_watch(self, 0);
 }

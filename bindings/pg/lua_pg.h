@@ -93,6 +93,9 @@ int lua_pg_session_close(lua_State *L);
 int lua_pg_pool_query(lua_State *L); /* upvalue 1: the shape, 2: the call's name */
 int lua_pg_session_query(lua_State *L);
 
+/* The pool that the running query, one, value or exec belongs to. */
+lua_pg_pool *lua_pg_pool_of_call(lua_State *L);
+
 /* Refuses by name what may not be sent as a statement; session NULL: on a shared connection. */
 void lua_pg_check_statement(lua_State *L, const pg_statement *s, const lua_pg_session *session,
                             int nparams, const char *call);
@@ -152,6 +155,16 @@ int lua_pg_stream_rows(lua_State *L, lua_pg_pool *pool, pg_request *request);
 /* The same through a cursor of the session's transaction; submits and waits. */
 int lua_pg_cursor_rows(lua_State *L, lua_pg_session *session, pg_request *plain);
 void lua_pg_open_rows(lua_State *L);
+
+/* ---- lua_gather.c ---- */
+/* Whether the statement gives so many rows that they had better be decoded as they come. */
+bool lua_pg_gathers(const pg_statement *statement);
+
+/* Makes it such a request: before it is submitted. Of the arguments only the first stays. */
+void lua_pg_gather_prepare(lua_State *L, pg_request *request);
+
+/* What its caller waits for: gives the list of rows. */
+int lua_pg_gathered(lua_State *L, int status, lua_KContext context);
 
 /* ---- lua_heartbeat.c ---- */
 /* Sets `heartbeat` in the table on top. */

@@ -77,7 +77,10 @@ static void sweep(pg_request **slot) {
   if (*slot == NULL) return;
   pg_request *left = *slot;
   *slot = NULL;
-  pg_request_release(left);
+  if (left->conn != NULL && !left->finished)
+    pg_request_abandon(left);
+  else
+    pg_request_release(left);
 }
 
 void lua_pg_keep_decoding(lua_pg_pool *pool, pg_request *request) {
@@ -91,6 +94,7 @@ pg_request *lua_pg_build(lua_State *L, lua_pg_pool *pool, pg_request_kind kind, 
   if (lua_gc(L, LUA_GCISRUNNING) < 0)
     err_raisef(L, ERR_SCRIPT, "database", "a finalizer (__gc) cannot use the database");
   sweep(&pool->building);
+  sweep(&pool->decoding);
   pg_statement *statement = NULL;
   if (sql != NULL) {
     statement = pg_pool_intern(pool->pool, sql, length);
@@ -185,10 +189,13 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
     submit(pool, session, r);
     return results;
   }
+  bool gathers = shape == LUA_PG_QUERY && r->kind == PG_REQUEST_EXECUTE && lua_pg_gathers(s);
+  if (gathers) lua_pg_gather_prepare(L, r);
   task_ticket ticket = lua_pg_ticket(L, r, call);
   pool->building = NULL;
   submit(pool, session, r);
-  return task_wait(L, ticket, lua_pg_abandon, r, (lua_KContext)r, query_done);
+  return task_wait(L, ticket, lua_pg_abandon, r, (lua_KContext)r,
+                   gathers ? lua_pg_gathered : query_done);
 }
 
 /* The pool and the session of the object at 1; every method has its shape and name as upvalues. */
@@ -201,12 +208,15 @@ static int again(lua_State *L, int shape) {
   return start(L, lua_pg_check_pool(L, 1, call), NULL, shape, call, true);
 }
 
+lua_pg_pool *lua_pg_pool_of_call(lua_State *L) {
+  bool session = lua_toboolean(L, lua_upvalueindex(3));
+  return session ? ((lua_pg_session *)lua_touserdata(L, 1))->pool : lua_touserdata(L, 1);
+}
+
 static int query_done(lua_State *L, int status, lua_KContext context) {
   (void)status;
   pg_request *r = (pg_request *)context;
-  lua_pg_pool *pool = lua_toboolean(L, lua_upvalueindex(3))
-                          ? ((lua_pg_session *)lua_touserdata(L, 1))->pool
-                          : lua_touserdata(L, 1);
+  lua_pg_pool *pool = lua_pg_pool_of_call(L);
   if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, pool, r);
   int shape = r->shape;
   if (r->kind == PG_REQUEST_DESCRIBE) {

@@ -129,8 +129,7 @@ static lua_Integer affected(const PGresult *result) {
   return *count != '\0' ? strtoll(count, NULL, 10) : 0;
 }
 
-/* Gives the array on top `count` and `fields`, out of the way of pairs, ipairs and #. */
-static void describe_rows(lua_State *L, const PGresult *result) {
+void lua_pg_describe_rows(lua_State *L, const PGresult *result) {
   int n = PQnfields(result);
   lua_createtable(L, 0, 1);
   lua_createtable(L, 0, 2);
@@ -184,6 +183,6 @@ int lua_pg_decode(lua_State *L, const PGresult *result, int shape) {
     lua_rawseti(L, list, i + 1);
   }
   lua_settop(L, list);
-  describe_rows(L, result);
+  lua_pg_describe_rows(L, result);
   return 1;
 }

@@ -17,6 +17,9 @@ void lua_pg_push_names(lua_State *L, const PGresult *result);
 /* Pushes the table of a row; `names` is the index of the first name. */
 void lua_pg_push_row(lua_State *L, const PGresult *result, int row, int names);
 
+/* Gives the array on top `count` and `fields`, out of the way of pairs, ipairs and #. */
+void lua_pg_describe_rows(lua_State *L, const PGresult *result);
+
 /* Appends the table at index in PostgreSQL's array syntax. */
 struct lua_pg_pool;
 void lua_pg_write_array(lua_State *L, struct lua_pg_pool *pool, int index, Oid element, int depth);

@@ -74,10 +74,15 @@ PGresult *pg_request_next_row(pg_request *self) {
   return row;
 }
 
+const PGresult *pg_request_peek_row(const pg_request *self) {
+  return self->rows_count > 0 ? self->rows[self->rows_first] : NULL;
+}
+
 bool pg_request_add_row(pg_request *self, PGresult *row) {
   if (self->rows == NULL) self->rows = calloc(PG_REQUEST_ROWS, sizeof *self->rows);
   if (self->rows == NULL || self->rows_count == PG_REQUEST_ROWS) return false;
   self->rows[(self->rows_first + self->rows_count++) % PG_REQUEST_ROWS] = row;
+  self->rows_seen++;
   return true;
 }
 

@@ -60,6 +60,7 @@ struct pg_request {
   unsigned refs;
   bool alone;       /* nothing is pipelined with it */
   bool streaming;   /* rows are handed over one by one: see pg_request_next_row */
+  bool gathered;    /* streaming, but its caller takes all at once: the limit is for the whole */
   bool copied_rows; /* the caller's: a batch of a cursor */
   bool resumed;     /* its caller has waited already, for the statement's types: goes first */
   bool unprepared;  /* sent as text: the caller said so */
@@ -88,7 +89,7 @@ struct pg_request {
 
   pg_request_fn *done; /* once it is finished; where streaming, each time `wanted` rows came */
   PGresult **rows;     /* streaming: a ring of single rows that wait to be read */
-  size_t rows_first, rows_count;
+  size_t rows_first, rows_count, rows_seen;
   bool wanted;
   pg_copy *copy;
   uint64_t tag[3]; /* the caller's: its ticket */
@@ -123,8 +124,10 @@ void pg_request_release(pg_request *self);
  * the caller's reference. */
 void pg_request_abandon(pg_request *self);
 
-/* Streaming: the next row, which the caller clears, or NULL where none has come yet. */
+/* Streaming: the next row, which the caller clears, or NULL where none has come yet; and the same
+ * row, left where it is. */
 PGresult *pg_request_next_row(pg_request *self);
+const PGresult *pg_request_peek_row(const pg_request *self);
 
 /* For the core: keeps a row; false on a lack of memory. Full at PG_REQUEST_ROWS: stop reading. */
 bool pg_request_add_row(pg_request *self, PGresult *row);

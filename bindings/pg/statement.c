@@ -200,9 +200,11 @@ bool pg_statement_describe(pg_statement *self, const PGresult *result) {
   return true;
 }
 
-void pg_statement_time(pg_statement *self, double us) {
+void pg_statement_ran(pg_statement *self, double us, size_t rows) {
+  bool first = self->mean_us < 0;
   self->calls++;
-  self->mean_us = self->mean_us < 0 ? us : self->mean_us * 0.8 + us * 0.2;
+  self->mean_us = first ? us : self->mean_us * 0.8 + us * 0.2;
+  self->mean_rows = first ? (double)rows : self->mean_rows * 0.8 + (double)rows * 0.2;
 }
 
 struct pg_prepared {

@@ -30,6 +30,7 @@ typedef struct pg_statement {
   Oid *params, *fields;
   bool binary;    /* every column is better fetched in binary */
   double mean_us; /* moving average of the server's time; negative before the first */
+  double mean_rows;
   uint64_t calls;
 } pg_statement;
 
@@ -48,8 +49,8 @@ void pg_statement_release(pg_statement *self);
 /* Keeps what PQsendDescribePrepared answered. False on a lack of memory. */
 bool pg_statement_describe(pg_statement *self, const PGresult *result);
 
-/* Counts one execution of so many microseconds. */
-void pg_statement_time(pg_statement *self, double us);
+/* Counts one execution of so many microseconds, which gave so many rows. */
+void pg_statement_ran(pg_statement *self, double us, size_t rows);
 
 /* A connection's prepared statements. */
 typedef struct pg_prepared pg_prepared;
