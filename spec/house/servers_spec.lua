@@ -19,6 +19,13 @@ describe("the servers of the specs", function()
     end
   end)
 
+  it("are of the PostgreSQL that make was asked for", function()
+    local number = child.must {
+      file = "psql", args = { "-XAt", "-d", postgres.url(), "-c", "SHOW server_version_num" },
+    }
+    assert.equal(os.getenv "PGVERSION" or "15", tostring(tonumber(number) // 10000))
+  end)
+
   it("can be stopped, crashed and configured where a spec starts its own", function()
     local server <close> = postgres.server { work_mem = "7MB" }
     local url = server:database("kept")

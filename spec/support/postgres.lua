@@ -4,10 +4,13 @@
 -- server runs as the user `postgres` of the Debian package, since it refuses to run as root.
 local child = require "spec.support.child"
 local directory = require "spec.support.directory"
+local nebula = require "nebula"
 
 local postgres = {}
 
+-- The server's programs; the clients are Debian's, since the servers that npm has come without.
 local BIN = os.getenv "NEBULA_SPEC_POSTGRES_BIN" or "/usr/lib/postgresql/15/bin"
+local CLIENTS = "/usr/lib/postgresql/15/bin"
 local USER = child.is_root and "postgres" or nil
 local SHARED = "NEBULA_SPEC_POSTGRES" -- the environment variable: the shared server's directory
 local READY_SECONDS = 60
@@ -39,7 +42,7 @@ end
 local function create_database(where, name)
   name = name or ("spec_%d_%d"):format(child.pid, child.next_number "databases")
   child.must {
-    file = BIN .. "/psql", cwd = "/",
+    file = CLIENTS .. "/psql", cwd = "/",
     args = { "-X", "-q", "-h", where, "-U", "nebula", "-d", "postgres",
       "-c", 'CREATE DATABASE "' .. name:gsub('"', '""') .. '"' },
   }
@@ -54,16 +57,38 @@ local function write_settings(where, settings)
   end
 end
 
+-- A copy of the running server's data, as the manual's "low-level API" of base backups has it:
+-- pg_basebackup refuses servers newer than itself. The WAL comes by streaming.
+local function copy_data(server, where)
+  local db <close> = nebula.pg.connect { url = server:url "postgres", max_connections = 1 }
+  local session <close> = db:acquire()
+  session:exec "SELECT pg_backup_start('standby', true)"
+  local archive = where .. "/data.tar"
+  local made = child.run {
+    file = "tar", user = USER, cwd = where,
+    args = { "--exclude=./pg_wal/*", "--exclude=./postmaster.pid", "--exclude=pgsql_tmp*", "-cf", archive,
+      "-C", server.directory .. "/data", "." },
+  }
+  assert(made.status == 0 or made.status == 1, made.stderr) -- 1: files changed or went meanwhile
+  local label = session:value "SELECT labelfile FROM pg_backup_stop(false)"
+  child.must { file = "install", user = USER, cwd = where, args = { "-d", "-m", "700", where .. "/data" } }
+  child.must { file = "tar", user = USER, cwd = where, args = { "-xf", archive, "-C", where .. "/data" } }
+  child.must { file = "rm", args = { archive } }
+  for name, content in pairs { backup_label = label, ["standby.signal"] = "" } do
+    -- by the server's user: it opens them for writing
+    child.must { file = "tee", user = USER, cwd = where, args = { "data/" .. name }, stdin = content }
+  end
+end
+
 --- Starts a hot standby of it, that follows by streaming. Close it too.
 ---@return spec.Server
 function Server:standby()
   local where = directory.make("postgres-" .. child.next_number "servers", USER)
-  child.must {
-    file = BIN .. "/pg_basebackup", user = USER, cwd = where,
-    args = { "-D", where .. "/data", "-h", self.directory, "-U", "nebula", "-R", "-X", "stream", "-c", "fast",
-      "--no-sync" },
-  }
-  write_settings(where, { unix_socket_directories = where, wal_retrieve_retry_interval = "100ms" })
+  copy_data(self, where)
+  write_settings(where, {
+    unix_socket_directories = where, wal_retrieve_retry_interval = "100ms",
+    primary_conninfo = ("host=%s user=nebula"):format(self.directory),
+  })
   local standby = setmetatable({ directory = where }, Server)
   standby:start()
   return standby
