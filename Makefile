@@ -115,7 +115,7 @@ format: $(BUILD)/.test-packages ## lay out the C files
 BENCH ?= spec/bench
 BENCH_PROGRAMS := $(patsubst spec/bench/%.c,$(BUILD)/bench/%,$(wildcard spec/bench/*.c))
 .PHONY: bench
-bench: all $(BUILD)/proxy $(BENCH_PROGRAMS) $(BUILD)/.test-packages ## ratios against peers, measured in the same run; BENCH=file runs one
+bench: all $(BUILD)/proxy $(BENCH_PROGRAMS) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## ratios against peers, measured in the same run; BENCH=file runs one
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
 
 $(BUILD)/bench/%: spec/bench/%.c $(BUILD)/.packages
