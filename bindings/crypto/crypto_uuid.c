@@ -41,7 +41,12 @@ bool crypto_uuid_v4(char out[CRYPTO_UUID_TEXT]) {
 
 bool crypto_uuid_v7(crypto_uuid_clock *clock, char out[CRYPTO_UUID_TEXT]) {
   unsigned char bytes[16];
-  if (RAND_bytes(bytes + 8, 8) != 1) return false;
+  if (clock->left < 8) {
+    if (RAND_bytes(clock->pool, sizeof clock->pool) != 1) return false;
+    clock->left = sizeof clock->pool;
+  }
+  clock->left -= 8;
+  memcpy(bytes + 8, clock->pool + clock->left, 8);
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   uint64_t milliseconds = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;

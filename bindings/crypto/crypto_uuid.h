@@ -9,9 +9,12 @@
 
 enum { CRYPTO_UUID_TEXT = 36 };
 
-/* The newest time that a v7 was given, so that the next one is later. Zero to begin. */
+/* The newest time that a v7 was given, so that the next one is later; and random bits drawn ahead,
+ * each used once: drawing eight bytes at a time cost more than all the rest. Zero to begin. */
 typedef struct crypto_uuid_clock {
   uint64_t last; /* milliseconds since 1970, then 12 bits of their fraction */
+  size_t left;   /* of pool, from its beginning */
+  unsigned char pool[1024];
 } crypto_uuid_clock;
 
 bool crypto_uuid_v4(char out[CRYPTO_UUID_TEXT]);

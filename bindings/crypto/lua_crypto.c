@@ -303,7 +303,7 @@ int lua_open_crypto(lua_State *L) {
   lua_pop(L, 1);
   luaL_newlib(L, FUNCTIONS);
   crypto_uuid_clock *clock = lua_newuserdatauv(L, sizeof *clock, 0);
-  clock->last = 0;
+  *clock = (crypto_uuid_clock){0};
   lua_pushcclosure(L, crypto_new_v7, 1);
   lua_setfield(L, -2, "uuid_v7");
   return 1;

@@ -83,12 +83,15 @@ static void append(lua_State *L, json_buffer *out, const char *text, size_t leng
 }
 
 static void append_quoted(lua_State *L, json_buffer *out, const char *text, size_t length) {
-  append(L, out, "\"", 1);
+  if (!json_buffer_reserve(out, 2 * length + 2)) lua_pg_no_memory(L);
+  char *to = out->data + out->length;
+  *to++ = '"';
   for (size_t i = 0; i < length; i++) {
-    if (text[i] == '"' || text[i] == '\\') append(L, out, "\\", 1);
-    append(L, out, text + i, 1);
+    if (text[i] == '"' || text[i] == '\\') *to++ = '\\';
+    *to++ = text[i];
   }
-  append(L, out, "\"", 1);
+  *to++ = '"';
+  out->length = (size_t)(to - out->data);
 }
 
 /* A json element: encoded behind what is there, then quoted in its place. */

@@ -11,7 +11,8 @@ local lanes = {}
 
 lanes.DEFAULT = "workflow_id"
 
-local COLUMNS = { workflow_id = true, execution_id = true, priority = true, unique_key = true }
+--- The columns that a declaration may name.
+lanes.COLUMNS = { workflow_id = true, execution_id = true, priority = true, unique_key = true }
 local LONGEST = 500 -- bytes of a lane's name: of a longer value its MD5 is the lane
 local BLOCKS = 256 -- of the table, in one step of the walk
 local FOUND_MOST = 1000 -- jobs without a lane, in one step
@@ -32,7 +33,7 @@ end
 ---@param declaration string
 ---@return string? problem
 function lanes.problem(declaration)
-  if COLUMNS[declaration] or path_of(declaration) then return nil end
+  if lanes.COLUMNS[declaration] or path_of(declaration) then return nil end
   return ('lane is a field of the payload such as "payload.tenant", or a column (workflow_id, execution_id, '
     .. "priority, unique_key), not %q"):format(declaration)
 end

@@ -3,11 +3,13 @@
 -- A batch goes in one statement, all or nothing. Ids are made here (UUIDv7, so that they sort by
 -- time), which is why the answer needs no second look.
 local check = require "nebula.check"
-local lanes = require "nebula.jobs.lanes"
+local insert = require "nebula.jobs.insert"
 local nebula = require "nebula"
 local raise = require "nebula.raise"
 
 local push = {}
+
+local null, uuid_v7 = nebula.null, nebula.crypto.uuid_v7
 
 -- The workflow of jobs that belong to none; also the default of the column (V4).
 local ADHOC_ID, ADHOC_NAME = "6ecd2b0f-6009-5a60-a575-ee6236849e14", "nebula.adhoc"
@@ -34,63 +36,6 @@ local SCOPES = { "active", "pending" }
 ---@field lane? string default: as the policy declares
 ---@field id? string
 
-local PUSH = [[
-  WITH %s pushed AS (
-    INSERT INTO workflow_jobs (id, workflow_id, execution_id, priority, scheduled_at, max_retries, payload, lane,
-      lane_by, unique_key, unique_while)
-    SELECT d.id, d.workflow_id, d.execution_id, d.priority,
-      coalesce(d.at, now()) + make_interval(secs => d.delay), d.max_retries, d.payload, %s, d.unique_key,
-      d.unique_while
-    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::timestamptz[], $6::float8[], $7::int[], $8::jsonb[],
-      $9::text[], $10::text[], $11::text[])
-      AS d (id, workflow_id, execution_id, priority, at, delay, max_retries, payload, lane, unique_key, unique_while)
-    %s
-    ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL AND status IN ('pending', 'running') DO NOTHING
-    RETURNING id
-  )
-  SELECT %s FROM pushed
-]]
-
--- Keys that are to be held for a time are taken first, each once. One that a pending or running job has
--- is left alone: it would be held for a job that is never pushed.
-local HOLD = [[
-  held AS (
-    INSERT INTO job_keys AS k (key, job, held_until)
-    SELECT DISTINCT ON (d.key) d.key, d.id, now() + make_interval(secs => d.seconds)
-    FROM unnest($1::uuid[], $10::text[], $12::float8[]) WITH ORDINALITY AS d (id, key, seconds, place)
-    WHERE d.seconds IS NOT NULL
-    AND NOT EXISTS (SELECT FROM workflow_jobs j WHERE j.unique_key = d.key AND j.status IN ('pending', 'running'))
-    ORDER BY d.key, d.place
-    ON CONFLICT (key) DO UPDATE SET job = excluded.job, held_until = excluded.held_until WHERE k.held_until <= now()
-    RETURNING job
-  ),
-]]
-
-local OF_HOLDERS = [[
-    JOIN unnest($1::uuid[], $12::float8[]) AS h (id, seconds) ON h.id = d.id
-    WHERE h.seconds IS NULL OR d.id IN (SELECT job FROM held)
-]]
-
-local known = {} -- statements, by the lane's declaration
-
--- The statements for a policy. The lane is the one given, or by the policy's declaration.
-local function statements(policy)
-  local declaration = (policy.lane or policy:by_lanes()) and policy:declaration() or false
-  if not known[declaration] then
-    local lane = "d.lane, NULL"
-    if declaration then
-      lane = ("coalesce(d.lane, %s), CASE WHEN d.lane IS NULL THEN %s END"):format(
-        lanes.expression(declaration, "d"), nebula.pg.literal(declaration))
-    end
-    known[declaration] = {
-      all = PUSH:format("", lane, "", "count(*) AS count"),
-      unique = PUSH:format("", lane, "", "id"),
-      holding = PUSH:format(HOLD, lane, OF_HOLDERS, "id"),
-    }
-  end
-  return known[declaration]
-end
-
 -- The jobs whose keys are taken: who has them.
 local TAKEN = [[
   SELECT unique_key AS key, id
@@ -103,15 +48,6 @@ local TAKEN = [[
   WHERE key = ANY ($1)
   AND held_until > now()
 ]]
-
-local function due(what, given, storage)
-  local at = given.scheduled_at and check.time(what .. ": scheduled_at", given.scheduled_at) or nebula.null
-  local delay = given.delay and storage.duration(what .. ": delay", given.delay, 0) or 0
-  if not (delay >= 0 and delay <= MOST_DELAY) then
-    raise("validation", "%s: delay wants 0 to 1,000 years, not %s", what, tostring(given.delay))
-  end
-  return at, delay
-end
 
 -- What the policy says to a job: the job with its overrides, or a refusal.
 local function admitted(policy, what, job)
@@ -130,46 +66,78 @@ local function admitted(policy, what, job)
   return changed
 end
 
--- How a job's key is held: the key, its scope, and for how long at least.
-local function key_of(self, what, job)
-  local null = nebula.null
-  if job.unique_key == nil then
+-- What goes into each column, of a job or where it says nothing. The label is for messages.
+local FILL = {
+  id = function(label, job) return job.id and check.uuid(label, job.id) or uuid_v7() end,
+  workflow_id = function(label, job) return job.workflow_id and check.uuid(label, job.workflow_id) or ADHOC_ID end,
+  execution_id = function(label, job) return job.execution_id and check.uuid(label, job.execution_id) or uuid_v7() end,
+  payload = function(label, job) return check.object(label, job.payload) end,
+  priority = function(label, job)
+    return job.priority and check.integer(label, job.priority, -MOST_PRIORITY, MOST_PRIORITY) or 0
+  end,
+  max_retries = function(label, job) return job.max_retries and check.integer(label, job.max_retries, 0, 1000) or 3 end,
+  scheduled_at = function(label, job) return job.scheduled_at and check.time(label, job.scheduled_at) or null end,
+  delay = function(label, job, storage)
+    local delay = storage.duration(label, job.delay, 0)
+    if delay >= 0 and delay <= MOST_DELAY then return delay end
+    raise("validation", "%s wants 0 to 1,000 years, not %s", label, tostring(job.delay))
+  end,
+  lane = function(label, job) return job.lane and check.text(label, job.lane, 500) or null end,
+  unique_key = function(label, job)
+    if job.unique_key ~= nil then return check.text(label, job.unique_key, 500) end
     for _, name in ipairs { "unique_while", "unique_for" } do
-      if job[name] ~= nil then raise("validation", "%s: %s wants a unique_key beside it", what, name) end
+      if job[name] ~= nil then
+        raise("validation", "%s wants a unique_key beside it", (label:gsub("unique_key$", name)))
+      end
     end
-    return null, null, null
+    return null
+  end,
+  unique_while = function(label, job)
+    local scope = job.unique_while and check.choice(label, job.unique_while, SCOPES)
+    return scope == "pending" and scope or null
+  end,
+  unique_for = function(label, job, storage)
+    return job.unique_for and storage.duration(label, job.unique_for) or null
+  end,
+}
+
+-- The jobs as the policy lets them in, and what the batch has.
+local function admit_all(what, list, policy)
+  local jobs, used, admits = list, {}, policy:has "admit"
+  if admits then jobs = {} end
+  for i = 1, #list do
+    local job = list[i]
+    if type(job) ~= "table" then check.fields(what, job, FIELDS) end
+    if admits then
+      check.fields(what, job, FIELDS)
+      job = admitted(policy, what, job)
+      jobs[i] = job
+    end
+    for name in pairs(job) do
+      if not used[name] then
+        check.fields(what, job, FIELDS)
+        used[name] = true
+      end
+    end
   end
-  local scope = job.unique_while and check.choice(what .. ": unique_while", job.unique_while, SCOPES)
-  return check.text(what .. ": unique_key", job.unique_key, 500), scope == "pending" and scope or null,
-    job.unique_for and self.duration(what .. ": unique_for", job.unique_for) or null
+  used.unique_key = used.unique_key or used.unique_while or used.unique_for
+  return jobs, used
 end
 
--- Returns the columns, whether a job is of the workflow nebula.adhoc, whether one has a key, and the
--- statement that pushes them.
+-- The columns by name, the statement that pushes them, and whether a job is of the workflow nebula.adhoc.
 local function columns(self, what, list, db)
-  local null, policy = nebula.null, self:policy(db)
-  local uuid_v7 = nebula.crypto.uuid_v7
-  local c = { {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {} }
-  local seconds, adhoc, keyed, holding = {}, false, false, false
-  for i, given in ipairs(list) do
-    check.fields(what, given, FIELDS)
-    local job = admitted(policy, what, given)
-    c[1][i] = job.id and check.uuid(what .. ": id", job.id) or uuid_v7()
-    c[2][i] = job.workflow_id and check.uuid(what .. ": workflow_id", job.workflow_id) or ADHOC_ID
-    c[3][i] = job.execution_id and check.uuid(what .. ": execution_id", job.execution_id) or uuid_v7()
-    c[4][i] = job.priority and check.integer(what .. ": priority", job.priority, -MOST_PRIORITY, MOST_PRIORITY) or 0
-    c[5][i], c[6][i] = due(what, job, self)
-    c[7][i] = job.max_retries and check.integer(what .. ": max_retries", job.max_retries, 0, 1000) or 3
-    c[8][i] = check.object(what .. ": payload", job.payload)
-    c[9][i] = job.lane and check.text(what .. ": lane", job.lane, 500) or null
-    c[10][i], c[11][i], seconds[i] = key_of(self, what, job)
-    adhoc = adhoc or job.workflow_id == nil
-    keyed = keyed or job.unique_key ~= nil
-    holding = holding or job.unique_for ~= nil
+  local policy = self:policy(db)
+  local jobs, used = admit_all(what, list, policy)
+  local declaration = (policy.lane or policy:by_lanes()) and policy:declaration() or nil
+  local statement, by_name, arrays = insert.statement(used, declaration), {}, {}
+  for k, name in ipairs(statement.names) do
+    local column, fill, label = {}, FILL[name], ("%s: %s"):format(what, name)
+    for i = 1, #jobs do column[i] = fill(label, jobs[i], self) end
+    by_name[name], arrays[k] = column, column
   end
-  if holding then c[12] = seconds end
-  local sql = statements(policy)
-  return c, adhoc, keyed, holding and sql.holding or keyed and sql.unique or sql.all
+  local adhoc = not used.workflow_id
+  for i = 1, used.workflow_id and #jobs or 0 do adhoc = adhoc or jobs[i].workflow_id == nil end
+  return by_name, arrays, statement, adhoc
 end
 
 -- The adhoc workflow's row, once for each storage object.
@@ -201,15 +169,15 @@ end
 local function push_list(self, what, list, db)
   if #check.list(what, list) == 0 then return {} end
   db = db or self.db
-  local c, adhoc, keyed, sql = columns(self, what, list, db)
+  local by_name, arrays, statement, adhoc = columns(self, what, list, db)
   if adhoc then ensure_adhoc(self, db) end
-  local rows, err = nebula.try(db.query, db, sql, table.unpack(c))
+  local rows, err = nebula.try(db.query, db, statement.sql, table.unpack(arrays))
   if err then
     if err.code == "23505" then raise("conflict", "%s: a job with this id exists", what) end
     error(err, 0)
   end
   if db == self.db then self:wake() end
-  return keyed and with_taken(db, c[1], c[10], rows) or c[1]
+  return by_name.unique_key and with_taken(db, by_name.id, by_name.unique_key, rows) or by_name.id
 end
 
 --- Pushes many jobs in one statement: all or none.
