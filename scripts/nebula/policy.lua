@@ -213,7 +213,9 @@ function Policy:admit(job)
   if answer ~= nil and answer ~= false and type(answer) ~= "table" then
     fail(self, "admit returns nil, a table of fields, or false and a reason; not %s", tostring(answer))
   end
-  if answer then check.fields("policy " .. self.name .. ": admit", answer, ADMITTED) end
+  for field in pairs(answer or {}) do
+    if not ADMITTED[field] then check.fields("policy " .. self.name .. ": admit", answer, ADMITTED) end
+  end
   return answer, reason
 end
 
@@ -420,11 +422,10 @@ end
 
 -- The context is the last argument of every function.
 function Policy:call(name, ...)
-  local args = table.pack(...)
-  local ctx = args[args.n]
+  local ctx = select(-1, ...)
   self.now = self.clock and self.clock() or nebula.time.now()
   ctx.now, ctx.options, ctx.date = self.now, self.options, self.date
-  return self.sandbox:call(name, table.unpack(args, 1, args.n))
+  return self.sandbox:call(name, ...)
 end
 
 return policy

@@ -8,6 +8,11 @@ local program = require "spec.support.nebula"
 
 local function quiet() end
 
+local function throttled(db, opts, log)
+  local backfill = require "nebula.migrate.backfill"
+  return backfill.run(db, opts, { name = "spec", log = log })
+end
+
 describe("migrate.backfill", function()
   local url, db
 
@@ -61,6 +66,27 @@ describe("migrate.backfill", function()
     holder:exec "COMMIT"
     assert.equal(49, task:join())
     assert.equal(5, db:value "SELECT n FROM held WHERE id = 25")
+  end)
+end)
+
+describe("a backfill beside a replica", function()
+  it("waits while the replica is behind, and goes on when it has caught up or is gone", function()
+    local server <close> = postgres.server { max_wal_senders = "4" }
+    local standby <close> = server:standby()
+    standby:set { recovery_min_apply_delay = "400ms", wal_receiver_status_interval = "1s" }
+    local db <close> = nebula.pg.connect { url = server:url(), max_connections = 4 }
+    db:exec "CREATE TABLE items (id INTEGER PRIMARY KEY, n INTEGER)"
+    db:exec "INSERT INTO items SELECT i FROM generate_series(1, 300) AS i"
+    child.await("the standby to tell its lag", 60, function()
+      db:exec "UPDATE items SET n = NULL WHERE id = 1"
+      return db:value "SELECT replay_lag > interval '0.2 s' FROM pg_stat_replication"
+    end)
+    local told
+    local task = nebula.task.spawn(throttled, db, { table = "items", set = "n = 1", batch = 10, max_lag = 0.05 },
+      function(line) told = told or line:match "backfill of items waits for .* behind" end)
+    child.await("the backfill to wait", 60, function() return told end)
+    standby:stop()
+    assert.equal(300, task:join())
   end)
 end)
 

@@ -9,6 +9,7 @@ local raise = require "nebula.raise"
 
 local push = {}
 
+local NOTHING = {}
 local null, uuid_v7 = nebula.null, nebula.crypto.uuid_v7
 
 -- The workflow of jobs that belong to none; also the default of the column (V4).
@@ -49,21 +50,16 @@ local TAKEN = [[
   AND held_until > now()
 ]]
 
--- What the policy says to a job: the job with its overrides, or a refusal.
-local function admitted(policy, what, job)
-  if not policy:has "admit" then return job end
-  local answer, reason = policy:admit {
-    workflow_id = job.workflow_id or ADHOC_ID, execution_id = job.execution_id, payload = job.payload,
-    priority = job.priority or 0, unique_key = job.unique_key, max_retries = job.max_retries or 3, lane = job.lane,
-  }
+-- The job as the policy lets it in: with its overrides.
+local function admitted(policy, what, given)
+  local job = { workflow_id = ADHOC_ID, priority = 0, max_retries = 3 }
+  for name, value in pairs(given) do job[name] = value end
+  local answer, reason = policy:admit(job)
   if answer == false then
     raise("policy", "%s: policy %s refuses the job: %s", what, policy.name, reason or "no reason given")
   end
-  if answer == nil then return job end
-  local changed = {}
-  for name, value in pairs(job) do changed[name] = value end
-  for name, value in pairs(answer) do changed[name] = value end
-  return changed
+  for name, value in pairs(answer or NOTHING) do job[name] = value end
+  return job, answer
 end
 
 -- What goes into each column, of a job or where it says nothing. The label is for messages.
@@ -108,16 +104,16 @@ local function admit_all(what, list, policy)
   for i = 1, #list do
     local job = list[i]
     if type(job) ~= "table" then check.fields(what, job, FIELDS) end
-    if admits then
-      check.fields(what, job, FIELDS)
-      job = admitted(policy, what, job)
-      jobs[i] = job
-    end
     for name in pairs(job) do
       if not used[name] then
         check.fields(what, job, FIELDS)
         used[name] = true
       end
+    end
+    if admits then
+      local entered, answer = admitted(policy, what, job)
+      for name in pairs(answer or NOTHING) do used[name] = true end
+      jobs[i] = entered
     end
   end
   used.unique_key = used.unique_key or used.unique_while or used.unique_for
@@ -136,7 +132,7 @@ local function columns(self, what, list, db)
     by_name[name], arrays[k] = column, column
   end
   local adhoc = not used.workflow_id
-  for i = 1, used.workflow_id and #jobs or 0 do adhoc = adhoc or jobs[i].workflow_id == nil end
+  for i = 1, used.workflow_id and #list or 0 do adhoc = adhoc or list[i].workflow_id == nil end
   return by_name, arrays, statement, adhoc
 end
 
