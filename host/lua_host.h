@@ -12,6 +12,7 @@
 int lua_open_editor(lua_State *L);  /* require "nebula.editor" */
 int lua_open_process(lua_State *L); /* require "nebula.process" */
 int lua_open_sandbox(lua_State *L); /* require "nebula.sandbox" */
+int lua_open_socket(lua_State *L);  /* require "nebula.socket" */
 int lua_open_system(lua_State *L);  /* require "nebula.system" */
 int lua_open_text(lua_State *L);    /* require "nebula.text" */
 

@@ -58,6 +58,7 @@ static const luaL_Reg PRELOADED[] = {
     {"nebula.editor", lua_open_editor},
     {"nebula.process", lua_open_process},
     {"nebula.sandbox", lua_open_sandbox},
+    {"nebula.socket", lua_open_socket},
     {"nebula.system", lua_open_system},
     {"nebula.text", lua_open_text},
     {NULL, NULL},

@@ -34,7 +34,9 @@ end
 ---@param rows table[]
 ---@param x string the column that labels a bar
 ---@param y string the column with its length: numbers, or their text
-function plot.bars(rows, x, y)
+---@param write? fun(line: string) default: print
+function plot.bars(rows, x, y, write)
+  write = write or print
   local labels, values, most, left, right = {}, {}, 0, 0, 0
   for i, row in ipairs(rows) do
     labels[i] = ui.fit(ui.printable(tostring(row[x] == nil and "" or row[x])), 32)
@@ -47,7 +49,7 @@ function plot.bars(rows, x, y)
   for i, row in ipairs(rows) do
     local share = most > 0 and math.max(values[i], 0) / most or 0
     local gap = (" "):rep(left - ui.text_width(labels[i]))
-    print(("%s%s  %s %s"):format(labels[i], gap, bar(share, cells), tostring(row[y])))
+    write(("%s%s  %s %s"):format(labels[i], gap, bar(share, cells), tostring(row[y])))
   end
 end
 
@@ -71,7 +73,8 @@ end
 ---@param list number[]|table[] numbers, or rows
 ---@param column? string of the rows
 ---@param bins? integer 1 to 100, default 10
-function plot.histogram(list, column, bins)
+---@param write? fun(line: string) default: print
+function plot.histogram(list, column, bins, write)
   bins = bins or 10
   if math.type(bins) ~= "integer" or bins < 1 or bins > MOST_BINS then
     fail("plot.histogram: bins are 1 to %d", MOST_BINS)
@@ -88,7 +91,7 @@ function plot.histogram(list, column, bins)
     local row = rows[step > 0 and math.min(bins, (number - least) // step + 1 | 0) or 1]
     row.count = row.count + 1
   end
-  plot.bars(rows, "range", "count")
+  plot.bars(rows, "range", "count", write)
 end
 
-return setmetatable(plot, { __call = function(_, rows, x, y) plot.bars(rows, x, y) end })
+return setmetatable(plot, { __call = function(_, ...) plot.bars(...) end })

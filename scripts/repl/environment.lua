@@ -29,12 +29,13 @@ end
 
 --- Gives the table the lazily made names.
 ---@param env table
+---@param parent? table where all other names are looked up
 ---@return table env
-function environment.install(env)
+function environment.install(env, parent)
   return setmetatable(env, {
     __index = function(self, name)
       local make = makers[name]
-      if not make then return nil end
+      if not make then return parent and parent[name] end
       local value = make(self)
       rawset(self, name, value)
       return value

@@ -39,11 +39,12 @@ function place.name()
 end
 
 --- The text before the cursor.
+---@param pid? integer of the process that is attached to
 ---@return string
-function place.prompt()
+function place.prompt(pid)
   local ok, name = pcall(place.name)
   local read_only = ok and config.settings().read_only
-  return "nebula" .. (ok and name and " " .. name:gsub("[^%w@._,:-]", "?") or "")
+  return "nebula" .. (pid and "[" .. pid .. "]" or "") .. (ok and name and " " .. name:gsub("[^%w@._,:-]", "?") or "")
     .. (read_only and " (read-only)" or "") .. "> "
 end
 

@@ -82,6 +82,7 @@ of nebula.conf.lua again.]],
     given.processes, given.periodic = nil, config.file.periodic
     local idle = config.database.min_connections -- a worker alone keeps them
     local storage <close> = require("nebula.storage").from_env { min_connections = idle }
+    local _ <close> = require("repl.attach").serve(storage)
     local worker = require("nebula.worker").new(storage, given)
     stop_on_signals(worker, is_child)
     reload_on_hangup(worker)

@@ -1,0 +1,147 @@
+-- `nebula attach`: the prompt inside of a running worker, over its unix socket.
+local child = require "spec.support.child"
+local core = require "nebula"
+local nebula = require "spec.support.nebula"
+local postgres = require "spec.support.postgres"
+local prompts = require "spec.repl.prompt"
+local system = require "nebula.system"
+
+describe("nebula attach", function()
+  local env, db, runtime, worker, log
+
+  lazy_setup(function()
+    runtime = nebula.scratch()
+    env = { DATABASE_URL = postgres.database(), XDG_RUNTIME_DIR = runtime }
+    db = core.pg.connect { url = env.DATABASE_URL }
+    local storage = require("nebula.storage").new { database_url = env.DATABASE_URL }
+    storage:run_migrations()
+    storage:close()
+    worker = nebula.spawn { args = { "worker" }, env = env, cwd = nebula.scratch(), stderr = "pipe" }
+    log = ""
+    core.task.spawn(function()
+      for chunk in function() return worker:read "stderr" end do log = log .. chunk end
+    end)
+    child.await("the worker's socket", 20, function()
+      return system.stat(("%s/nebula/%d.sock"):format(runtime, worker.pid)) and log:find("worker started", 1, true)
+    end, worker)
+  end)
+
+  lazy_teardown(function()
+    worker:kill()
+    worker:wait()
+    db:close()
+  end)
+
+  local function attach(args) return prompts.open(env, { "attach", table.unpack(args or {}) }) end
+
+  local function sleeping(seconds)
+    return db:value("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1",
+      ("SELECT pg_sleep(%d)"):format(seconds))
+  end
+
+  it("runs lines in the worker, and shows what they return and print there", function()
+    local prompt <close> = attach()
+    assert.equal(("nebula[%d] "):format(worker.pid), prompt.prompt:match "^nebula%[%d+%] ")
+    prompt:line("nebula.system.ids().pid", tostring(worker.pid))
+    prompt:line("for i = 1, 2 do\rprint('line ' .. i)\rend", "line 1\r\nline 2\r\n")
+    prompt:line("storage.db:value 'SELECT 41 + 1'", "42")
+    prompt:line("_ + 1", "43")
+    prompt:line(".tasks", "waits for")
+    prompt:line("queue.stats()", "scheduled = 0")
+    prompt:line("help(storage.get_job)", "A job with all its columns, or nil.")
+    prompt:line("error 'over there'", "over there")
+    prompt:line("_error.message", "over there")
+    prompt:line("x = = 1", "unexpected symbol")
+    prompt:type "storage.li\tjo\t"
+    prompt:expect "list_jobs("
+    prompt:type "\21.quit\r"
+    assert.equal(0, prompt.process:wait(20).status)
+    assert.falsy(log:find("line 1", 1, true))
+  end)
+
+  it("keeps its globals from the worker and from other prompts", function()
+    local one <close> = attach()
+    local other <close> = attach { tostring(worker.pid) }
+    one:line("mine = 7", "")
+    one:line("mine", "7")
+    other:line("mine", "nil")
+  end)
+
+  it("interrupts a wait with Ctrl-C, also of a query at the server", function()
+    local prompt <close> = attach()
+    for _, line in ipairs { "task.sleep(1000)", "db:value 'SELECT pg_sleep(1000)'" } do
+      prompt:type("print('be' .. 'gun') " .. line .. "\r")
+      prompt:expect "begun\r\n"
+      prompt:type "\3"
+      prompt:expect "interrupted"
+      prompt:expect(prompt.prompt)
+    end
+    child.await("the query to be gone", 20, function()
+      return sleeping(1000) == 0
+    end)
+  end)
+
+  it("ends a line that computes for longer than the limit", function()
+    local prompt <close> = attach { "--limit", "0.2s" }
+    prompt:line("while true do end", "0.2")
+    prompt:line("1 + 1", "2")
+  end)
+
+  it("ends a line whose prompt is gone", function()
+    do
+      local prompt <close> = attach()
+      prompt:type "db:value 'SELECT pg_sleep(999)'\r"
+      child.await("the query", 20, function()
+        return sleeping(999) == 1
+      end)
+    end
+    child.await("the query to be gone", 20, function()
+      return sleeping(999) == 0
+    end)
+  end)
+
+  it("is for the worker's own user: directory 0700, and the peer's credentials are looked at", function()
+    assert.equal(448, system.stat(runtime .. "/nebula").mode)
+    local open = nebula.scratch()
+    child.must { file = "mkdir", args = { "-m", "755", open .. "/nebula" } }
+    local started = nebula.spawn { args = { "worker", "--drain" }, cwd = open, stderr = "pipe",
+      env = { DATABASE_URL = env.DATABASE_URL, XDG_RUNTIME_DIR = open } }
+    local _, said = started:read_all()
+    assert.truthy(said:find("is not this user's alone", 1, true))
+    if not child.is_root then return end
+    -- Another user who gets as far as the socket is not answered.
+    system.chmod(runtime .. "/nebula", 511)
+    system.chmod(runtime, 511)
+    local path = ("%s/nebula/%d.sock"):format(runtime, worker.pid)
+    system.chmod(path, 511)
+    local code = ("local s = nebula.socket.connect %q return s:user(), s:read()"):format(path)
+    local answer = child.run { file = nebula.program, args = { "-e", code }, user = "postgres", stdout = "pipe",
+      stderr = "pipe" }
+    system.chmod(runtime .. "/nebula", 448)
+    assert.equal("0\tnil\n", answer.stdout, answer.stderr)
+  end)
+
+  it("names what can be attached to, and says when nothing can", function()
+    local answer = nebula.run { args = { "attach", "1" }, env = env }
+    assert.equal(1, answer.status)
+    assert.truthy(answer.stderr:find(tostring(worker.pid), 1, true))
+    answer = nebula.run { args = { "attach" }, env = { XDG_RUNTIME_DIR = nebula.scratch() } }
+    assert.equal(1, answer.status)
+    assert.truthy(answer.stderr:find("no worker of this user runs here", 1, true))
+  end)
+
+  it("says that the worker has ended", function()
+    local short = nebula.spawn { args = { "worker" }, env = env, cwd = nebula.scratch(), stderr = "pipe" }
+    core.task.spawn(function() short:read_all() end)
+    local path = ("%s/nebula/%d.sock"):format(runtime, short.pid)
+    child.await("its socket", 20, function() return system.stat(path) end, short)
+    local prompt <close> = attach { tostring(short.pid) }
+    prompt:line("1 + 1", "2")
+    short:kill()
+    short:wait()
+    assert.is_nil((system.stat(path)))
+    prompt:type "1 + 1\r"
+    prompt:expect "the process has ended"
+    assert.equal(1, prompt.process:wait(20).status)
+  end)
+end)
