@@ -86,12 +86,12 @@ function ANSWERS.I(self)
 end
 
 function ANSWERS.C(self, id, given)
-  local word, names, values = complete.candidates(self.session.env, given.line, given.cursor)
+  local word, names, values, signature = complete.at(self.session.env, given.line, given.cursor)
   local calls = {}
   for _, name in ipairs(names) do
     if type(values[name]) == "function" then calls[name] = true end
   end
-  self:reply(id, { word = word, names = nebula.json.array(names), calls = calls })
+  self:reply(id, { word = word, names = nebula.json.array(names), calls = calls, signature = signature })
 end
 
 -- Body of a task: one connection, until its other end is gone.

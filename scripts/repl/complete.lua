@@ -1,9 +1,10 @@
 -- complete.lua: what Tab offers: names of globals and fields along a dotted path, methods after a
--- colon, Lua's keywords; commands after a dot; tables, columns and keys inside strings of SQL and of
--- the blob store. It looks at tables as they are and waits for nothing.
+-- colon, Lua's keywords; options inside of a call's braces; commands after a dot; what strings.lua
+-- knows inside of strings. It looks at tables as they are and waits for nothing.
 local environment = require "repl.environment"
 local nebula = require "nebula"
 local schema = require "repl.schema"
+local strings = require "repl.strings"
 local system = require "nebula.system"
 
 local complete = {}
@@ -21,7 +22,15 @@ local function fields_of(value, found, depth)
   end
   local meta = getmetatable(value)
   local index = type(meta) == "table" and rawget(meta, "__index")
-  if type(index) == "table" and depth > 0 then fields_of(index, found, depth - 1) end
+  if type(index) == "function" then index = meta end -- the class itself, as it is written here
+  if type(index) == "table" and depth > 0 then
+    fields_of(index, found, depth - 1)
+    if index == meta then
+      for name in next, found do
+        if name:find "^__" then found[name] = nil end
+      end
+    end
+  end
   return found
 end
 
@@ -56,39 +65,43 @@ local function resolve(env, path)
   return value
 end
 
-local SQL_CALLS = { sql = true, query = true, one = true, value = true, exec = true, rows = true, copy_out = true }
-local KEY_CALLS = { get = true, head = true, exists = true, download = true, reader = true, delete = true, url = true }
-
--- Inside of a string that a call of SQL or of the store was given: its text up to the cursor.
-local function string_argument(before)
-  local path, text = before:match "([%a_][%w_.:]*)%s*%(?%s*%[%[(.*)$"
-  if not path then
-    for _, quote in ipairs { '"', "'" } do
-      path, text = before:match("([%a_][%w_.:]*)%s*%(?%s*" .. quote .. "([^" .. quote .. "]*)$")
-      if path then break end
-    end
-  end
-  if not path or text:find("]]", 1, true) then return nil end
-  return path, path:match "[%w_]+$", text
-end
-
 local function commands_for(env, before)
-  local names = require "repl.commands".names()
+  local commands = require "repl.commands"
   local command, argument = before:match "^%s*%.(%a[%w-]*)%s+(.*)$"
-  if not command then return before:match "^%s*%.(.*)$", names end
+  if not command then return before:match "^%s*%.(.*)$", commands.names() end
   if command == "d" then return argument, schema.tables(env) end
   if command == "format" then return argument, require("repl.print").formats end
   if command == "explain" then return schema.sql(env, argument) end
-  return argument, {}
+  if command == "load" or command == "output" then return strings.files(argument) end
+  local usage = commands[command] and commands[command].usage or ""
+  local choices = {}
+  for choice in (usage:match "^%[(%l[%l|]*)%]$" or ""):gmatch "%l+" do choices[#choices + 1] = choice end
+  return argument, choices
+end
+
+-- The names of the options that the call takes in whose braces the cursor is.
+local function options_for(env, before)
+  local head = before:match "^(.*[{,]%s*)[%a_]?[%w_]*$"
+  local path = head and strings.call_of(head)
+  local fn = path and resolve(env, path)
+  if type(fn) ~= "function" then return nil end
+  local names = require("repl.help").options(fn)
+  return #names > 0 and names or nil
 end
 
 -- What a line that is no Lua at the cursor may go on with.
 local function special(env, before)
   if before:find "^%s*%.[%a]*" and before:find "^%s*%.%f[%a\0]" then return commands_for(env, before) end
-  local path, call, text = string_argument(before)
-  if not path then return nil end
-  if SQL_CALLS[call] then return schema.sql(env, text) end
-  if KEY_CALLS[call] and path:find "^blobs:" then return schema.keys(env, text) end
+  return strings.candidates(env, before)
+end
+
+local function fitting(names, word)
+  local found = {}
+  for _, name in ipairs(names) do
+    if name:sub(1, #word) == word then found[#found + 1] = name end
+  end
+  table.sort(found)
+  return found
 end
 
 --- The candidates for the word before the cursor.
@@ -99,14 +112,7 @@ end
 function complete.candidates(env, line, cursor)
   local before = line:sub(1, cursor)
   local special_word, given = special(env, before)
-  if special_word then
-    local fitting = {}
-    for _, name in ipairs(given) do
-      if name:sub(1, #special_word) == special_word then fitting[#fitting + 1] = name end
-    end
-    table.sort(fitting)
-    return special_word, fitting, {}
-  end
+  if special_word then return special_word, fitting(given, special_word), {} end
   local path, separator, word = before:match "([%a_][%w_%.:]*)([%.:])([%a_]?[%w_]*)$"
   local found
   if path then
@@ -115,6 +121,8 @@ function complete.candidates(env, line, cursor)
     if value == nebula then lazy_modules(found) end
   else
     word = before:match "[%a_][%w_]*$" or ""
+    local options = options_for(env, before)
+    if options and #fitting(options, word) > 0 then return word, fitting(options, word), {} end
     found = globals(env)
   end
   local names = {}
@@ -124,6 +132,30 @@ function complete.candidates(env, line, cursor)
   end
   table.sort(names)
   return word, names, found
+end
+
+-- The signature of the function whose opening parenthesis stands before the cursor; nil where
+-- nothing is known about it.
+local function signature_at(env, line, cursor)
+  local path = line:sub(1, cursor):match "([%a_][%w_%.:]*)%s*%(?$"
+  local fn = path and resolve(env, path)
+  return type(fn) == "function" and require("repl.help").signature(fn) or nil
+end
+
+--- All that Tab shows: the candidates, and a function's signature where there is no choice left.
+---@param env table
+---@param line string
+---@param cursor integer
+---@return string word, string[] names, table<string, any> values, string? signature
+function complete.at(env, line, cursor)
+  local before = line:sub(1, cursor)
+  if before:find "[%w_]%($" then
+    local signature = signature_at(env, line, cursor)
+    if signature then return "", {}, {}, signature end
+  end
+  local word, names, values = complete.candidates(env, line, cursor)
+  local fn = #names == 1 and values[names[1]]
+  return word, names, values, type(fn) == "function" and require("repl.help").signature(fn) or nil
 end
 
 --- The text that all candidates share.

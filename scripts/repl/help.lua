@@ -61,8 +61,10 @@ local function read_stub(path, found)
       table.insert(found.classes[class], document)
       comment = {}
     else
-      if variable and waiting then
-        classes[variable], found.texts[waiting], waiting = waiting, table.concat(comment, "\n"), nil
+      if waiting then
+        found.texts[waiting] = table.concat(comment, "\n")
+        if variable then classes[variable] = waiting end
+        waiting = nil
       end
       comment = {}
     end
@@ -89,10 +91,11 @@ local function lines_of(path)
   return lines
 end
 
-local function of_lua_function(fn)
+-- What is written above a Lua function, its first line, and where that is; nil where there is no file.
+local function read_lua_function(fn)
   local info = debug.getinfo(fn, "S")
   local path = info.source:match "^@(.*)$"
-  if not path or not system.stat(path) then return "a function: " .. info.short_src end
+  if not path or not system.stat(path) then return nil end
   local lines = lines_of(path)
   local text, at = {}, info.linedefined - 1
   while at > 0 and lines[at]:find "^%s*%-%-" do
@@ -100,7 +103,13 @@ local function of_lua_function(fn)
     at = at - 1
   end
   local head = lines[info.linedefined]:gsub("^%s*local%s+", ""):gsub("^%s+", "")
-  return ("%s\n%s\n  %s:%d"):format(head, table.concat(text, "\n"), path, info.linedefined)
+  return table.concat(text, "\n"), head, path .. ":" .. info.linedefined
+end
+
+local function of_lua_function(fn)
+  local text, head, where = read_lua_function(fn)
+  if not text then return "a function: " .. debug.getinfo(fn, "S").short_src end
+  return ("%s\n%s\n  %s"):format(head, text, where)
 end
 
 -- ---- finding ----
@@ -172,16 +181,72 @@ local function of_name(name)
   return texts[1] and table.concat(texts, "\n\n")
 end
 
-local function of_function(fn)
-  if debug.getinfo(fn, "S").what ~= "C" then return of_lua_function(fn) end
+-- The document of a native function.
+local function document_of(fn)
   local class, name = native_names(fn)
   if not class then return nil end
   local document = method_of(class, name)
-  if document then return shown(document) end
-  local list = by_method(name)
-  for _, found in ipairs(list) do -- one that is named otherwise in the stubs: by its module
-    if found.class:match "^nebula%.%w+" == class:match "^nebula%.%w+" then return shown(found) end
+  if document then return document end
+  for _, found in ipairs(by_method(name)) do -- one that is named otherwise in the stubs: by its module
+    if found.class:match "^nebula%.%w+" == class:match "^nebula%.%w+" then return found end
   end
+end
+
+local function is_native(fn) return debug.getinfo(fn, "S").what == "C" end
+
+local function of_function(fn)
+  if not is_native(fn) then return of_lua_function(fn) end
+  local document = document_of(fn)
+  return document and shown(document)
+end
+
+local signatures, options = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
+
+--- How a function is called, on one line; nil where nothing is known.
+---@param fn function
+---@return string?
+function help.signature(fn)
+  if signatures[fn] == nil then
+    local head
+    if is_native(fn) then
+      local document = document_of(fn)
+      head = document and document.signature
+    else
+      local _, first = read_lua_function(fn)
+      head = first and first:match "^function%s+(.-%))"
+    end
+    signatures[fn] = head or false
+  end
+  return signatures[fn] or nil
+end
+
+-- The names in `{delay?: number, at: string}`, the first braces of a parameter's type.
+local function names_in_braces(text, found)
+  for braces in text:gmatch "%b{}" do
+    for name in braces:sub(2, -2):gsub("%b{}", ""):gmatch "([%a_][%w_]*)%??:" do found[name] = true end
+  end
+end
+
+--- The names of the options that a function takes in a table, from its annotations.
+---@param fn function
+---@return string[]
+function help.options(fn)
+  if not options[fn] then
+    local document = is_native(fn) and document_of(fn)
+    local text = document and document.text or not is_native(fn) and read_lua_function(fn) or ""
+    local found, names = {}, {}
+    local parameters = text:gsub("\n  returns .*$", "")
+    names_in_braces(parameters, found)
+    for name in (parameters:match "filters: ([%w_,;%s]*)" or ""):gmatch "[%a_][%w_]*" do found[name] = true end
+    for class in parameters:gmatch "[%a_][%w_.]*" do
+      local described = documents().texts[class]
+      for name in (described and "\n" .. described or ""):gmatch "\n  ([%a_][%w_]*)%??%s" do found[name] = true end
+    end
+    for name in pairs(found) do names[#names + 1] = name end
+    table.sort(names)
+    options[fn] = names
+  end
+  return options[fn]
 end
 
 -- The methods of an object that is written in Lua.

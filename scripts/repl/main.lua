@@ -20,8 +20,10 @@ local repl = {}
 
 -- ---- completion ----
 
-local function list_names(editor, names)
-  local widest = 0
+local MOST_NAMES = 200
+
+local function list_names(editor, all)
+  local widest, names = 0, table.move(all, 1, math.min(#all, MOST_NAMES), 1, {})
   for _, name in ipairs(names) do widest = math.max(widest, #name) end
   local columns = math.max(1, ui.width() // (widest + 2))
   local rows = math.ceil(#names / columns)
@@ -34,18 +36,20 @@ local function list_names(editor, names)
     end
     lines[r] = table.concat(cells):gsub("%s+$", "")
   end
+  if #all > #names then lines[#lines + 1] = ("... %d more"):format(#all - #names) end
   editor:above(table.concat(lines, "\n") .. "\n")
 end
 
 local function offer(editor, back, line, cursor)
   local before = line:sub(1, cursor)
   if before:find "^%s*$" then return editor:insert "  " end
-  local word, names, values = back:complete(line, cursor)
+  local word, names, values, signature = back:complete(line, cursor)
   local common = complete.common(names)
-  if #common > #word then
-    local call = #names == 1 and type(values[names[1]]) == "function" and "(" or ""
-    editor:insert(common:sub(#word + 1) .. call)
-  elseif #names > 1 then
+  local call = #names == 1 and type(values[names[1]]) == "function" and "(" or ""
+  if #common > #word or call ~= "" then editor:insert(common:sub(#word + 1) .. call) end
+  if signature then
+    editor:above(signature .. "\n")
+  elseif #names > 1 and #common <= #word then
     list_names(editor, names)
   end
 end
@@ -183,7 +187,7 @@ function Local:prompt() return place.prompt() end -- luacheck: ignore 212
 
 function Local:parse(lines) return self.session:parse(lines) end
 
-function Local:complete(line, cursor) return complete.candidates(self.session.env, line, cursor) end
+function Local:complete(line, cursor) return complete.at(self.session.env, line, cursor) end
 
 function Local:timing() return self.session.timing end
 

@@ -107,7 +107,7 @@ function Remote:complete(line, cursor)
   local reply = self:ask("C", { line = line, cursor = cursor })
   local values = {}
   for name in pairs(reply.calls) do values[name] = print end -- any function: they are called
-  return reply.word, reply.names, values
+  return reply.word, reply.names, values, reply.signature
 end
 
 function Remote.timing() return false end -- it is told over there

@@ -4,7 +4,7 @@ local nebula = require "nebula"
 
 local schema = {}
 
-local FRESH_SECONDS, MOST_KEYS = 30, 200
+local FRESH_SECONDS, MOST_KEYS, MOST_WORKFLOWS, ROWS_A_TURN = 30, 200, 1000, 200
 
 local WORDS = { "SELECT", "FROM", "WHERE", "GROUP BY", "ORDER BY", "LIMIT", "INSERT INTO", "VALUES", "UPDATE", "SET",
   "DELETE", "RETURNING", "JOIN", "LEFT JOIN", "HAVING", "DISTINCT", "BETWEEN", "EXISTS", "COALESCE", "count", "now",
@@ -19,7 +19,8 @@ local RELATIONS = [[
   GROUP BY 1
 ]]
 
-local tables, tables_at, keys = {}, nil, {}
+-- What was read: table -> columns; the tables' names, sorted; prefix -> keys; workflow names.
+local tables, sorted, tables_at, keys, workflows = {}, {}, nil, {}, {}
 local loading = {}
 
 -- Runs fn in the background, one of a name at a time; its failure is no business of a key press.
@@ -36,13 +37,18 @@ local function refresh_tables(env)
   if tables_at and nebula.time.monotonic() - tables_at < FRESH_SECONDS then return end
   in_background("tables", function()
     local found = {}
-    for _, row in ipairs(env.db:query { RELATIONS, deadline = 10 }) do found[row.name] = row.columns end
-    tables, tables_at = found, nebula.time.monotonic()
+    local names = {}
+    for row in env.db:rows { RELATIONS, deadline = 60 } do
+      found[row.name], names[#names + 1] = row.columns, row.name
+      if #names % ROWS_A_TURN == 0 then nebula.task.sleep(0) end -- a key press comes between
+    end
+    table.sort(names)
+    tables, sorted, tables_at = found, names, nebula.time.monotonic()
   end)
 end
 
 --- Forgets everything: another database is talked to.
-function schema.forget() tables, tables_at, keys = {}, nil, {} end
+function schema.forget() tables, sorted, tables_at, keys, workflows = {}, {}, nil, {}, {} end
 
 --- Reads the tables in the background where they are not known yet.
 ---@param env table
@@ -53,6 +59,18 @@ end
 local function add(list, names, word)
   for _, name in ipairs(names) do
     if name:sub(1, #word) == word then list[#list + 1] = name end
+  end
+end
+
+-- The tables that begin with the word: there may be many thousand, so they are looked up.
+local function add_tables(list, word)
+  local low, high = 1, #sorted + 1
+  while low < high do
+    local middle = (low + high) // 2
+    if sorted[middle] < word then low = middle + 1 else high = middle end
+  end
+  while sorted[low] and sorted[low]:sub(1, #word) == word do
+    list[#list + 1], low = sorted[low], low + 1
   end
 end
 
@@ -82,12 +100,12 @@ function schema.sql(env, sql)
     add(names, of, word)
   else
     word = sql:match "[%a_][%w_]*$" or ""
-    local all = {}
-    for name, columns in pairs(tables) do
-      all[#all + 1] = name
-      if sql:find(name, 1, true) then table.move(columns, 1, #columns, #all + 1, all) end
+    add_tables(names, word)
+    local seen = {}
+    for name in sql:gmatch "[%a_][%w_]*" do
+      if tables[name] and not seen[name] then add(names, tables[name], word) end
+      seen[name] = true
     end
-    add(names, all, word)
     if word ~= "" then add(names, words_like(word), word) end
   end
   table.sort(names)
@@ -117,15 +135,27 @@ function schema.keys(env, prefix)
   return prefix, known and known.names or {}
 end
 
---- The names of the tables known by now.
+--- The names of the tables known by now, sorted.
 ---@param env table
 ---@return string[]
 function schema.tables(env)
   refresh_tables(env)
-  local names = {}
-  for name in pairs(tables) do names[#names + 1] = name end
-  table.sort(names)
-  return names
+  return sorted
+end
+
+--- The names of the workflows, as far as they were read already.
+---@param env table
+---@return string[]
+function schema.workflows(env)
+  if not workflows.at or nebula.time.monotonic() - workflows.at > FRESH_SECONDS then
+    in_background("workflows", function()
+      local names = {}
+      for i, row in ipairs(env.db:query({ "SELECT DISTINCT name FROM workflows ORDER BY 1 LIMIT $1", deadline = 10 },
+        MOST_WORKFLOWS)) do names[i] = row.name end
+      workflows = { at = nebula.time.monotonic(), names = names }
+    end)
+  end
+  return workflows.names or {}
 end
 
 return schema
