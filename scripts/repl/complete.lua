@@ -53,13 +53,9 @@ end
 local function resolve(env, path)
   local value = env
   for name in path:gmatch "[%a_][%w_]*" do
-    if value == env and name == "nebula" then
-      value = nebula
-    elseif value == env and name == "task" and rawget(env, "task") == nil then
-      value = nebula.task
-    else
-      value = fields_of(value, {}, 8)[name]
-    end
+    local field = fields_of(value, {}, 8)[name]
+    if field == nil and value == env then field = environment.peek(env, name) end
+    value = field
     if value == nil then return nil end
   end
   return value

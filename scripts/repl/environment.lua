@@ -43,6 +43,23 @@ function environment.install(env, parent)
   })
 end
 
+--- A lazily made name's value for Tab: made where that waits for nothing, else in the background, for
+--- the next time. Nothing is connected to.
+---@param env table
+---@param name string
+---@return any
+function environment.peek(env, name)
+  local value = rawget(env, name)
+  if value ~= nil or not makers[name] then return value end
+  local config = require "nebula.config"
+  local stores = name == "db" or name == "storage" or name == "blobs"
+  if stores and not config.names_database(config.settings()) then -- the private server may have to be started
+    nebula.task.spawn(nebula.try, function() return env[name] end)
+    return nil
+  end
+  return (nebula.try(function() return env[name] end))
+end
+
 --- Closes the storage and forgets what was made of it: the next use makes it anew.
 ---@param env table
 function environment.reset(env)

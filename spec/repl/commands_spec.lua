@@ -143,6 +143,26 @@ describe("the prompt's commands", function()
     end)
   end)
 
+  it("complete options, files, names of the project, and show signatures", function()
+    local prompt <close> = open()
+    nebula.write(prompt.home, { ["given_file.lua"] = "", ["policies/gentle.lua"] = "return {}" })
+    for typed, shown in pairs {
+      ["queue.push('x', {}, { pri\t"] = "priority",
+      ["nebula.pg.connect { slow\t"] = "slow_query",
+      [".load given_\t"] = "given_file.lua",
+      ["nebula.policy.load('gen\t"] = "gentle",
+      ["queue.push('inv\t"] = "inventory",
+      ["storage:list_jobs { status = 'pend\t"] = "'pending",
+      ["db:value(\t"] = "queries:value(sql, ...)",
+      ["nebula.time.pars\t"] = "nebula.time.parse(",
+      [".timing of\t"] = "off",
+    } do
+      prompt:type(typed)
+      prompt:expect(shown)
+      prompt:type "\21"
+    end
+  end)
+
   it("write what a task writes above the line, and keep URLs with passwords out of the history", function()
     local prompt <close> = open()
     prompt:line("task.spawn(function() task.sleep(0.3) io.write('from ', 'io.write') end)", "task")
