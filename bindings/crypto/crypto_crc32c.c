@@ -1,5 +1,14 @@
-/* crypto_crc32c.c: eight bytes an instruction with SSE4.2, else a byte a table look-up. */
+/* crypto_crc32c.c: eight bytes an instruction with SSE4.2, else a byte a table look-up.
+ *
+ * The instruction takes three cycles and starts one each cycle: three lanes at once keep it busy.
+ * What comes before a lane is moved over it by a carry-less product with x^(8 * lane - 33) modulo
+ * the polynomial, which a last CRC reduces (Gopal et al., "Fast CRC Computation for iSCSI
+ * Polynomial Using CRC32 Instruction", Intel, 2011). */
 #include "crypto/crypto_crc32c.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include <string.h>
 
@@ -55,24 +64,55 @@ uint32_t crypto_crc32c_portable(uint32_t before, const void *data, size_t length
 
 #if defined(__x86_64__)
 
+enum { LANE = 1024 };
+
+#define OVER_ONE_LANE 0x170076fa
+#define OVER_TWO_LANES 0xa51b6135
+
+__attribute__((target("sse4.2"))) static uint64_t take_word(uint64_t crc, const void *at) {
+  uint64_t word;
+  memcpy(&word, at, sizeof word);
+  return _mm_crc32_u64(crc, word);
+}
+
 __attribute__((target("sse4.2"))) static uint32_t crc32c_sse42(uint32_t before, const void *data,
                                                                size_t length) {
   const unsigned char *at = data;
-  uint64_t crc = ~before;
-  for (; length >= 8; at += 8, length -= 8) {
-    uint64_t word;
-    memcpy(&word, at, 8);
-    crc = __builtin_ia32_crc32di(crc, word);
-  }
+  uint64_t crc = before;
+  for (; length >= 8; at += 8, length -= 8)
+    crc = take_word(crc, at);
   uint32_t rest = (uint32_t)crc;
   for (; length > 0; at++, length--)
-    rest = __builtin_ia32_crc32qi(rest, *at);
-  return ~rest;
+    rest = _mm_crc32_u8(rest, *at);
+  return rest;
+}
+
+__attribute__((target("sse4.2,pclmul"))) static uint64_t product(uint64_t crc, uint32_t by) {
+  __m128i both =
+      _mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)crc), _mm_cvtsi32_si128((int)by), 0);
+  return (uint64_t)_mm_cvtsi128_si64(both);
+}
+
+__attribute__((target("sse4.2,pclmul"))) static uint32_t
+crc32c_lanes(uint32_t before, const void *data, size_t length) {
+  const unsigned char *at = data;
+  uint64_t crc = before;
+  for (; length >= 3 * LANE; at += 3 * LANE, length -= 3 * LANE) {
+    uint64_t second = 0, third = 0;
+    for (const unsigned char *word = at; word < at + LANE; word += 8) {
+      crc = take_word(crc, word);
+      second = take_word(second, word + LANE);
+      third = take_word(third, word + 2 * LANE);
+    }
+    crc = _mm_crc32_u64(0, product(crc, OVER_TWO_LANES) ^ product(second, OVER_ONE_LANE)) ^ third;
+  }
+  return crc32c_sse42((uint32_t)crc, at, length);
 }
 
 uint32_t crypto_crc32c(uint32_t before, const void *data, size_t length) {
-  if (__builtin_cpu_supports("sse4.2")) return crc32c_sse42(before, data, length);
-  return crypto_crc32c_portable(before, data, length);
+  if (!__builtin_cpu_supports("sse4.2")) return crypto_crc32c_portable(before, data, length);
+  if (__builtin_cpu_supports("pclmul")) return ~crc32c_lanes(~before, data, length);
+  return ~crc32c_sse42(~before, data, length);
 }
 
 #else

@@ -29,6 +29,8 @@ local s3 = {}
 ---@field profile? string of ~/.aws/credentials and ~/.aws/config (AWS_PROFILE, else default)
 ---@field path_style? boolean host/bucket/key instead of bucket.host/key; default: true where there is an endpoint
 ---@field unsigned_payload? boolean bodies are not hashed: for TLS connections (false)
+---@field checksum? "crc32c"|"none" objects go and come with their CRC32C, which is compared where the server knows one;
+--- some stores refuse or ignore such headers (none)
 ---@field trust_etag? boolean do not compare what get and reader read with an ETag that looks like an MD5 (false)
 ---@field attempts? integer at most, of one request (4)
 ---@field connect_timeout? number|string seconds (10)

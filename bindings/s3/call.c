@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "crypto/crypto_crc32c.h"
 #include "http/uri.h"
-#include "s3/hash.h"
 #include "s3/judge.h"
 #include "s3/sign.h"
 
@@ -23,8 +23,9 @@ struct s3_call {
   s3_call_request request; /* its strings and lists are the ones below */
   char *key;
   http_headers query, headers;
-  bytes url; /* without the query */
-  char hash[SIGN_HEX_LENGTH + 1];
+  bytes url;          /* without the query */
+  s3_digests digests; /* of the body that is sent */
+  bool digested;
 
   s3_credentials_wait identity_wait;
   unsigned generation; /* of the identity that signed the attempt under way */
@@ -40,7 +41,9 @@ struct s3_call {
   bool reidentified, reclocked, relocated; /* each correction is tried once */
   bool probing; /* a HEAD found nothing: a GET of a byte tells whether the bucket is there at all */
 
-  EVP_MD_CTX *digest; /* of the body, where its ETag is its MD5; else NULL */
+  EVP_MD_CTX *digest; /* of the answer's body, where its ETag is its MD5; else NULL */
+  bool summing;       /* the answer has a CRC32C, which is better than the MD5 */
+  uint32_t crc32c;    /* of what came so far */
   bytes body;
   s3_failure failure;
 };
@@ -125,12 +128,24 @@ static bool has_md5(const http_response *response, unsigned char md5[16]) {
   return true;
 }
 
+static const char CRC32C[] = "x-amz-checksum-crc32c";
+
+/* Of a whole object; that of a multipart upload is a checksum of checksums, and ends in "-" and the
+ * number of parts. */
+static const char *whole_crc32c(const http_response *response) {
+  const char *text = http_headers_get(&response->headers, CRC32C);
+  return response->status != 200 || text == NULL || strchr(text, '-') != NULL ? NULL : text;
+}
+
 static void begin_digest(s3_call *self) {
   unsigned char md5[16];
   EVP_MD_CTX_free(self->digest);
   self->digest = NULL;
-  if (!self->request.verify || self->client->config.trust_etag ||
-      !has_md5(http_transfer_response(self->transfer), md5))
+  self->crc32c = 0;
+  const http_response *response = http_transfer_response(self->transfer);
+  self->summing = self->request.verify && whole_crc32c(response) != NULL;
+  if (self->summing || !self->request.verify || self->client->config.trust_etag ||
+      !has_md5(response, md5))
     return;
   self->digest = EVP_MD_CTX_new();
   if (self->digest == NULL || EVP_DigestInit_ex(self->digest, EVP_md5(), NULL) == 1) return;
@@ -138,9 +153,23 @@ static void begin_digest(s3_call *self) {
   self->digest = NULL;
 }
 
+/* What the server says it has stored is what was sent. */
+static bool is_stored_damaged(const s3_call *self) {
+  char sent[S3_CRC32C_TEXT];
+  const char *stored = s3_call_header(self, CRC32C);
+  if (!self->digests.has_crc32c || stored == NULL) return false;
+  s3_crc32c_text(self->digests.crc32c, sent);
+  return strcmp(sent, stored) != 0;
+}
+
 static bool is_damaged(s3_call *self) {
   unsigned char wanted[16], got[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
+  if (self->summing) {
+    char sum[S3_CRC32C_TEXT];
+    s3_crc32c_text(self->crc32c, sum);
+    return strcmp(sum, whole_crc32c(http_transfer_response(self->transfer))) != 0;
+  }
   if (self->digest == NULL || !has_md5(http_transfer_response(self->transfer), wanted))
     return false;
   return EVP_DigestFinal_ex(self->digest, got, &size) != 1 || memcmp(wanted, got, 16) != 0;
@@ -183,6 +212,7 @@ static http_take on_push(void *data, const char *piece, size_t length) {
     if (taken == HTTP_TAKEN) {
       self->received += length;
       if (self->digest != NULL) EVP_DigestUpdate(self->digest, piece, length);
+      if (self->summing) self->crc32c = crypto_crc32c(self->crc32c, piece, length);
     }
     return taken;
   }
@@ -244,6 +274,27 @@ static bool probe(s3_call *self, const s3_failure *failure) {
   return self->probing || (was_probing && failure->kind == S3_WELL); /* it has appeared since */
 }
 
+static void look_for_damage(s3_call *self, s3_verdict *verdict) {
+  s3_failure *failure = &self->failure;
+  const char *key = self->key == NULL ? "" : self->key;
+  if (is_stored_damaged(self)) {
+    s3_failure_set(failure, S3_REFUSED, "BadDigest",
+                   "S3 %s \"%.100s\": the server stored other bytes than were sent: their CRC32C "
+                   "differs",
+                   self->request.what, key);
+  } else if (is_damaged(self)) {
+    s3_failure_set(failure, S3_REFUSED, "BadDigest",
+                   "S3 %s \"%.100s\": the bytes are not those of the %s: damaged on the way or in "
+                   "the store%s",
+                   self->request.what, key, self->summing ? "checksum" : "ETag",
+                   self->summing ? ""
+                                 : " (trust_etag turns this check off where ETags are no MD5)");
+  } else {
+    return;
+  }
+  failure->retryable = verdict->again = !self->delivered;
+}
+
 static void on_transfer(http_transfer *transfer, void *data) {
   s3_call *self = data;
   s3_verdict verdict;
@@ -263,14 +314,7 @@ static void on_transfer(http_transfer *transfer, void *data) {
     again_after(self, 0);
     return;
   }
-  if (failure->kind == S3_WELL && is_damaged(self)) {
-    s3_failure_set(
-        failure, S3_REFUSED, "BadDigest",
-        "S3 %s \"%.100s\": the bytes are not those of the ETag: damaged on the way or in "
-        "the store (trust_etag turns this check off where ETags are no MD5)",
-        self->request.what, self->key == NULL ? "" : self->key);
-    failure->retryable = verdict.again = !self->delivered;
-  }
+  if (failure->kind == S3_WELL) look_for_damage(self, &verdict);
   if (self->over_limit)
     s3_failure_set(
         failure, S3_LIMIT, NULL,
@@ -317,7 +361,7 @@ static bool sign_attempt(s3_call *self, const s3_identity *identity, sign_result
       .method = method_of(self),
       .url = bytes_text(&url),
       .headers = &self->headers,
-      .payload_hash = self->hash,
+      .payload_hash = self->digests.sha256,
       .region = config->region,
       .service = "s3",
       .access_key_id = identity->access_key_id,
@@ -361,28 +405,45 @@ static void send_attempt(s3_call *self, const sign_result *signature) {
   if (self->transfer == NULL) fail_memory(self);
 }
 
-static void on_hash(void *data, const char *hex) {
+static bool take_digests(s3_call *self, const s3_digests *digests) {
+  char text[S3_CRC32C_TEXT];
+  self->digests = *digests;
+  self->digested = true;
+  if (!digests->has_crc32c) return true;
+  s3_crc32c_text(digests->crc32c, text);
+  return http_headers_add(&self->headers, CRC32C, text);
+}
+
+static void on_hash(void *data, const s3_digests *digests) {
   s3_call *self = data;
   self->hashing = NULL;
-  if (hex == NULL) {
+  if (digests == NULL || !take_digests(self, digests)) {
     fail_memory(self);
     return;
   }
-  memcpy(self->hash, hex, sizeof self->hash);
   begin_attempt(self);
 }
 
-/* True where the hash is there; else it is on its way, or the call has failed. */
-static bool have_hash(s3_call *self) {
-  if (self->hash[0] != '\0') return true;
+/* True where the digests are there; else they are on their way, or the call has failed. */
+static bool have_digests(s3_call *self) {
+  if (self->digested) return true;
   const char *body = self->request.body == NULL ? "" : self->request.body;
   size_t length = self->request.body_length;
-  if (self->client->config.unsigned_payload && length > 0) return true;
+  s3_digests_wanted wanted = {
+      .sha256 = length == 0 || !self->client->config.unsigned_payload,
+      .crc32c = self->request.checked && self->client->config.crc32c,
+  };
+  if (!wanted.sha256 && !wanted.crc32c) return true;
   if (length <= S3_HASH_HERE_MOST) {
-    sign_sha256_hex(body, length, self->hash);
-    return true;
+    s3_hasher hasher;
+    s3_digests digests;
+    s3_hasher_begin(&hasher, wanted);
+    s3_hasher_take(&hasher, body, length);
+    if (s3_hasher_end(&hasher, &digests) && take_digests(self, &digests)) return true;
+    fail_memory(self);
+    return false;
   }
-  self->hashing = s3_hash_start(self->client->on, body, length, on_hash, self);
+  self->hashing = s3_hash_start(self->client->on, body, length, wanted, on_hash, self);
   if (self->hashing == NULL) fail_memory(self);
   return false;
 }
@@ -400,7 +461,7 @@ static void begin_attempt(s3_call *self) {
     fail(self);
     return;
   }
-  if (!have_hash(self)) return;
+  if (!have_digests(self)) return;
   sign_result signature = {0};
   self->generation = s3_credentials_generation(self->client->credentials);
   self->retries.attempts++;
@@ -427,8 +488,11 @@ static bool take_request(s3_call *self, const s3_call_request *request) {
   if (request->headers != NULL && !http_headers_add_all(&self->headers, request->headers))
     return false;
   self->request.query = self->request.headers = NULL;
-  if (request->payload_hash != NULL)
-    snprintf(self->hash, sizeof self->hash, "%s", request->payload_hash);
+  if (request->verify && self->client->config.crc32c &&
+      !http_headers_add(&self->headers, "x-amz-checksum-mode", "ENABLED"))
+    return false;
+  if (request->digests != NULL && !take_digests(self, request->digests)) return false;
+  self->request.digests = NULL;
   return s3_url_append(&self->url, self->client, self->key, request->key_length);
 }
 
@@ -449,6 +513,11 @@ s3_call *s3_call_start(s3_client *client, const s3_call_request *request) {
 
 const s3_failure *s3_call_failure(const s3_call *self) {
   return &self->failure;
+}
+
+bool s3_call_crc32c(const s3_call *self, uint32_t *out) {
+  *out = self->digests.crc32c;
+  return self->digests.has_crc32c;
 }
 
 int s3_call_status(const s3_call *self) {

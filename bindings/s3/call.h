@@ -12,6 +12,7 @@
 #include "http/transfer.h"
 #include "s3/client.h"
 #include "s3/failure.h"
+#include "s3/hash.h"
 
 typedef struct s3_call s3_call;
 
@@ -24,12 +25,13 @@ typedef struct s3_call_request {
   const http_headers *headers;
   const char *body; /* must stay valid until on_done or the free; NULL: none */
   size_t body_length;
-  const char *payload_hash; /* the body's SHA-256 in hex where it is known already */
-  size_t max_bytes;         /* of the answer's body; 0: no limit */
-  http_push_fn *push;       /* takes the body of a good answer instead of s3_call_body */
+  const s3_digests *digests; /* the body's, where they are known already; copied */
+  bool checked;              /* the body is an object's: its CRC32C goes with it, if configured */
+  size_t max_bytes;          /* of the answer's body; 0: no limit */
+  http_push_fn *push;        /* takes the body of a good answer instead of s3_call_body */
   bool (*on_head)(s3_call *self, void *data); /* before a good answer's body; false aborts */
   bool once;       /* not to be repeated where the first may have had an effect */
-  bool verify;     /* the answer is an object: compare it with its ETag */
+  bool verify;     /* the answer is an object: compare it with its checksum or ETag */
   bool check_body; /* a 200 may carry an <Error> (copy, complete) */
   double deadline; /* seconds; 0: the client's */
   void (*on_done)(s3_call *self, void *data);
@@ -38,6 +40,9 @@ typedef struct s3_call_request {
 
 /* NULL on a lack of memory. on_done never runs inside of this. */
 s3_call *s3_call_start(s3_client *client, const s3_call_request *request);
+
+/* From on_done on: of a body that was checked. */
+bool s3_call_crc32c(const s3_call *self, uint32_t *out);
 
 /* From on_done on. */
 const s3_failure *s3_call_failure(const s3_call *self);

@@ -21,6 +21,7 @@ typedef struct s3_config {
   const char *proxy, *ca_file;
   bool path_style;
   bool unsigned_payload; /* bodies are not hashed; their integrity is TLS's business then */
+  bool crc32c;           /* objects go and come with their CRC32C, where the server knows it */
   bool trust_etag;       /* what is read is not compared with an ETag that looks like an MD5 */
   int attempts;          /* at most, of one request */
   double connect_timeout, first_byte_timeout, stall_timeout; /* seconds */

@@ -1,13 +1,9 @@
 /* hash.c: see hash.h. */
 #include "s3/hash.h"
 
-#include <openssl/evp.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
-#include "s3/sign.h"
-
-enum { PIECE = 256 * 1024 };
+#include "crypto/crypto_crc32c.h"
 
 struct s3_hash {
   uv_work_t work;
@@ -15,39 +11,70 @@ struct s3_hash {
   atomic_bool cancelled;
   const unsigned char *from;
   size_t length;
-  void (*done)(void *data, const char *hex);
+  s3_digests_wanted wanted;
+  void (*done)(void *data, const s3_digests *digests);
   void *data;
   bool well;
-  char hex[SIGN_HEX_LENGTH + 1];
+  s3_digests digests;
 };
+
+void s3_hasher_begin(s3_hasher *self, s3_digests_wanted wanted) {
+  *self = (s3_hasher){.wanted = wanted};
+  if (!wanted.sha256) return;
+  self->context = EVP_MD_CTX_new();
+  self->failed = self->context == NULL || EVP_DigestInit_ex(self->context, EVP_sha256(), NULL) != 1;
+}
+
+void s3_hasher_take(s3_hasher *self, const void *data, size_t length) {
+  if (self->failed) return;
+  if (self->wanted.crc32c) self->crc32c = crypto_crc32c(self->crc32c, data, length);
+  if (self->wanted.sha256) self->failed = EVP_DigestUpdate(self->context, data, length) != 1;
+}
+
+bool s3_hasher_end(s3_hasher *self, s3_digests *out) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  *out = (s3_digests){.crc32c = self->crc32c, .has_crc32c = self->wanted.crc32c};
+  if (self->wanted.sha256 && !self->failed) {
+    self->failed = EVP_DigestFinal_ex(self->context, digest, &size) != 1;
+    if (!self->failed) sign_hex(digest, size, out->sha256);
+  }
+  EVP_MD_CTX_free(self->context);
+  self->context = NULL;
+  return !self->failed;
+}
+
+void s3_crc32c_text(uint32_t crc32c, char out[S3_CRC32C_TEXT]) {
+  unsigned char big_endian[] = {(unsigned char)(crc32c >> 24), (unsigned char)(crc32c >> 16),
+                                (unsigned char)(crc32c >> 8), (unsigned char)crc32c};
+  EVP_EncodeBlock((unsigned char *)out, big_endian, sizeof big_endian);
+}
 
 static void hash_run(uv_work_t *work) {
   s3_hash *self = work->data;
-  EVP_MD_CTX *context = EVP_MD_CTX_new();
-  bool well = context != NULL && EVP_DigestInit_ex(context, EVP_sha256(), NULL) == 1;
-  for (size_t at = 0; well && at < self->length; at += PIECE) {
-    size_t piece = self->length - at < PIECE ? self->length - at : PIECE;
+  s3_hasher hasher;
+  bool go_on = true;
+  s3_hasher_begin(&hasher, self->wanted);
+  for (size_t at = 0; go_on && at < self->length; at += S3_HASH_PIECE) {
+    size_t piece = self->length - at < S3_HASH_PIECE ? self->length - at : S3_HASH_PIECE;
     uv_mutex_lock(&self->reading);
-    well = !atomic_load(&self->cancelled) && EVP_DigestUpdate(context, self->from + at, piece) == 1;
+    go_on = !atomic_load(&self->cancelled);
+    if (go_on) s3_hasher_take(&hasher, self->from + at, piece);
     uv_mutex_unlock(&self->reading);
   }
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  self->well = well && EVP_DigestFinal_ex(context, digest, &size) == 1;
-  if (self->well) sign_hex(digest, size, self->hex);
-  EVP_MD_CTX_free(context);
+  self->well = s3_hasher_end(&hasher, &self->digests) && go_on;
 }
 
 static void hash_done(uv_work_t *work, int status) {
   s3_hash *self = work->data;
   uv_mutex_destroy(&self->reading);
   if (!atomic_load(&self->cancelled))
-    self->done(self->data, status == 0 && self->well ? self->hex : NULL);
+    self->done(self->data, status == 0 && self->well ? &self->digests : NULL);
   free(self);
 }
 
-s3_hash *s3_hash_start(loop *on, const void *from, size_t length,
-                       void (*done)(void *data, const char *hex), void *data) {
+s3_hash *s3_hash_start(loop *on, const void *from, size_t length, s3_digests_wanted wanted,
+                       void (*done)(void *data, const s3_digests *digests), void *data) {
   s3_hash *self = calloc(1, sizeof *self);
   if (self == NULL || uv_mutex_init(&self->reading) != 0) {
     free(self);
@@ -56,6 +83,7 @@ s3_hash *s3_hash_start(loop *on, const void *from, size_t length,
   self->work.data = self;
   self->from = from;
   self->length = length;
+  self->wanted = wanted;
   self->done = done;
   self->data = data;
   if (uv_queue_work(&on->uv, &self->work, hash_run, hash_done) == 0) return self;

@@ -46,6 +46,13 @@ static void read_config(lua_State *L, s3_config *config) {
   opt_boolean(L, 1, CONNECT, "path_style", &config->path_style);
   opt_boolean(L, 1, CONNECT, "unsigned_payload", &config->unsigned_payload);
   opt_boolean(L, 1, CONNECT, "trust_etag", &config->trust_etag);
+  const char *checksum = NULL;
+  if (opt_string(L, 1, CONNECT, "checksum", &checksum, NULL)) {
+    config->crc32c = strcmp(checksum, "crc32c") == 0;
+    if (!config->crc32c && strcmp(checksum, "none") != 0)
+      err_raisef(L, ERR_CONFIG, "s3",
+                 CONNECT ": checksum must be \"crc32c\" or \"none\", got \"%s\"", checksum);
+  }
   lua_Integer attempts = ATTEMPTS;
   opt_integer(L, 1, CONNECT, "attempts", 1, 100, &attempts);
   config->attempts = (int)attempts;
@@ -62,11 +69,25 @@ static void read_config(lua_State *L, s3_config *config) {
 }
 
 static int lua_s3_connect(lua_State *L) {
-  static const char *const NAMES[] = {
-      "endpoint",         "region",     "bucket",   "access_key_id",   "secret_access_key",
-      "session_token",    "profile",    "ca_file",  "proxy",           "path_style",
-      "unsigned_payload", "trust_etag", "attempts", "connect_timeout", "first_byte_timeout",
-      "stall_timeout",    "deadline",   NULL};
+  static const char *const NAMES[] = {"endpoint",
+                                      "region",
+                                      "bucket",
+                                      "access_key_id",
+                                      "secret_access_key",
+                                      "session_token",
+                                      "profile",
+                                      "ca_file",
+                                      "proxy",
+                                      "path_style",
+                                      "unsigned_payload",
+                                      "checksum",
+                                      "trust_etag",
+                                      "attempts",
+                                      "connect_timeout",
+                                      "first_byte_timeout",
+                                      "stall_timeout",
+                                      "deadline",
+                                      NULL};
   lua_settop(L, 1);
   luaL_checktype(L, 1, LUA_TTABLE);
   opt_check(L, 1, CONNECT, NAMES);

@@ -1,10 +1,12 @@
 /* multipart.c: the requests about an upload as a whole: the one PUT of a small object; or create, a
  * look whether a condition still holds, complete, a look at what is stored; or abort. */
+#include <arpa/inet.h>
 #include <inttypes.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "crypto/crypto_crc32c.h"
 #include "s3/upload_internal.h"
 #include "s3/xml.h"
 
@@ -108,7 +110,8 @@ void upload_begin_put(s3_upload *self, const s3_part *part) {
       .headers = &headers,
       .body = part == NULL || part->length == 0 ? "" : part->data,
       .body_length = part == NULL ? 0 : part->length,
-      .payload_hash = part != NULL && part->hash[0] != '\0' ? part->hash : NULL,
+      .digests = part != NULL && self->file != NULL ? &part->digests : NULL,
+      .checked = true,
       .once = self->conditions.count > 0,
   };
   well = well && start_call(self, &request, on_put);
@@ -149,7 +152,7 @@ static bool expected_etag(const s3_upload *self, char out[ETAG_BYTES]) {
   int count = self->next_number - 1;
   for (int i = 0; well && i < count; i++) {
     unsigned char digest[16];
-    const char *etag = self->etags[i];
+    const char *etag = self->done[i].etag;
     if (*etag == '"') etag++;
     for (int j = 0; well && j < 16; j++)
       well = sscanf(etag + 2 * j, "%2hhx", &digest[j]) == 1;
@@ -183,9 +186,36 @@ static void on_found(s3_call *call, void *data) {
   upload_fail(self, &failure);
 }
 
+/* Of an object in parts, the checksum is that of the parts' checksums, and their number. Where the
+ * server answers one, it is ours. */
+static bool has_other_crc32c(const s3_upload *self, s3_call *call) {
+  const bytes *body = s3_call_body(call);
+  xml_document *document = xml_parse(bytes_text(body), body->length);
+  const char *stored = xml_value(xml_root(document), "ChecksumCRC32C");
+  bool other = false;
+  if (self->client->config.crc32c && stored != NULL && strchr(stored, '-') != NULL) {
+    uint32_t sum = 0;
+    char text[S3_CRC32C_TEXT], wanted[S3_CRC32C_TEXT + 16];
+    for (int i = 0; i < self->next_number - 1; i++) {
+      uint32_t part = htonl(self->done[i].crc32c);
+      sum = crypto_crc32c(sum, &part, sizeof part);
+    }
+    s3_crc32c_text(sum, text);
+    snprintf(wanted, sizeof wanted, "%s-%d", text, self->next_number - 1);
+    other = strcmp(stored, wanted) != 0;
+  }
+  xml_free(document);
+  return other;
+}
+
 static void on_completed(s3_call *call, void *data) {
   s3_upload *self = data;
-  const s3_failure failure = *s3_call_failure(call);
+  s3_failure failure = *s3_call_failure(call);
+  if (failure.kind == S3_WELL && has_other_crc32c(self, call))
+    s3_failure_set(&failure, S3_REFUSED, "BadDigest",
+                   "S3 put \"%.100s\": the server stored other bytes than were sent: their CRC32C "
+                   "differs",
+                   self->key);
   keep_answer(self, call);
   upload_drop_call(self);
   bytes_free(&self->body);
@@ -204,9 +234,16 @@ static void begin_complete(s3_upload *self) {
   bytes *body = &self->body;
   bytes_clear(body);
   bytes_append_text(body, "<CompleteMultipartUpload>");
-  for (int i = 0; i < self->next_number - 1; i++)
-    bytes_format(body, "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag></Part>", i + 1,
-                 self->etags[i]);
+  for (int i = 0; i < self->next_number - 1; i++) {
+    bytes_format(body, "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag>", i + 1,
+                 self->done[i].etag);
+    if (self->client->config.crc32c) {
+      char text[S3_CRC32C_TEXT];
+      s3_crc32c_text(self->done[i].crc32c, text);
+      bytes_format(body, "<ChecksumCRC32C>%s</ChecksumCRC32C>", text);
+    }
+    bytes_append_text(body, "</Part>");
+  }
   bytes_append_text(body, "</CompleteMultipartUpload>");
   s3_call_request request = {
       .what = "complete",
@@ -285,6 +322,8 @@ void upload_begin_create(s3_upload *self) {
   self->step = UPLOAD_CREATING;
   http_headers query = {0};
   bool well = http_headers_add(&query, "uploads", "");
+  if (self->client->config.crc32c)
+    well = well && http_headers_add(&self->headers, "x-amz-checksum-algorithm", "CRC32C");
   s3_call_request request = {
       .what = "put", .method = "POST", .headers = &self->headers, .query = &query, .body = ""};
   well = well && start_call(self, &request, on_created);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 struct part_read {
@@ -13,9 +12,9 @@ struct part_read {
   bytes buffer; /* the part's, for the time of the read */
   uint64_t offset;
   size_t length;
-  bool hashing;
+  s3_digests_wanted wanted;
   int error;
-  char hash[SIGN_HEX_LENGTH + 1];
+  s3_digests digests;
   void (*done)(s3_part *part, int error);
 };
 
@@ -37,19 +36,25 @@ void part_file_release(part_file *self) {
   free(self);
 }
 
+/* A piece is read and hashed before the next one takes its place in the cache. */
 static void read_run(uv_work_t *work) {
   part_read *self = work->data;
+  s3_hasher hasher;
   size_t got = 0;
+  s3_hasher_begin(&hasher, self->wanted);
   while (got < self->length && self->error == 0) {
-    ssize_t count = pread(self->file->descriptor, self->buffer.data + got, self->length - got,
-                          (off_t)(self->offset + got));
-    if (count > 0) got += (size_t)count;
+    char *into = self->buffer.data + got;
+    size_t piece = self->length - got < S3_HASH_PIECE ? self->length - got : S3_HASH_PIECE;
+    ssize_t count = pread(self->file->descriptor, into, piece, (off_t)(self->offset + got));
+    if (count > 0) {
+      s3_hasher_take(&hasher, into, (size_t)count);
+      got += (size_t)count;
+    }
     if (count == 0) self->error = UV_EOF;
     if (count < 0 && errno != EINTR) self->error = -errno;
   }
-  if (self->error != 0) return;
-  self->buffer.length = got;
-  if (self->hashing) sign_sha256_hex(self->buffer.data, got, self->hash);
+  if (!s3_hasher_end(&hasher, &self->digests) && self->error == 0) self->error = UV_ENOMEM;
+  if (self->error == 0) self->buffer.length = got;
 }
 
 static void read_done(uv_work_t *work, int status) {
@@ -59,7 +64,7 @@ static void read_done(uv_work_t *work, int status) {
     part->buffer = self->buffer;
     part->data = part->buffer.data;
     part->length = part->buffer.length;
-    memcpy(part->hash, self->hash, sizeof part->hash);
+    part->digests = self->digests;
     part->read = NULL;
   } else {
     bytes_free(&self->buffer);
@@ -72,7 +77,7 @@ static void read_done(uv_work_t *work, int status) {
 }
 
 bool part_read_start(s3_part *part, loop *on, part_file *file, uint64_t offset, size_t length,
-                     bool hash, void (*done)(s3_part *part, int error)) {
+                     s3_digests_wanted wanted, void (*done)(s3_part *part, int error)) {
   part_read *self = calloc(1, sizeof *self);
   if (self == NULL) return false;
   bytes_clear(&part->buffer);
@@ -85,7 +90,7 @@ bool part_read_start(s3_part *part, loop *on, part_file *file, uint64_t offset, 
   self->file = part_file_hold(file);
   self->offset = offset;
   self->length = length;
-  self->hashing = hash;
+  self->wanted = wanted;
   self->done = done;
   self->buffer = part->buffer;
   if (uv_queue_work(&on->uv, &self->work, read_run, read_done) != 0) {

@@ -3,7 +3,7 @@
 #define NEBULA_S3_PART_H
 
 #include "s3/call.h"
-#include "s3/sign.h"
+#include "s3/hash.h"
 
 typedef struct s3_upload s3_upload;
 typedef struct s3_part s3_part;
@@ -14,9 +14,9 @@ struct s3_part {
   bytes buffer;     /* kept for the next part */
   const char *data; /* the buffer's bytes, or the caller's */
   size_t length;
-  int number;                     /* 1 and up; 0: the part is free */
-  bool filled;                    /* all of its bytes are there */
-  char hash[SIGN_HEX_LENGTH + 1]; /* "" where it is not known yet */
+  int number;         /* 1 and up; 0: the part is free */
+  bool filled;        /* all of its bytes are there */
+  s3_digests digests; /* of a part that came from a file */
   s3_call *call;
   part_read *read;
 };
@@ -31,11 +31,11 @@ part_file *part_file_new(int descriptor);
 part_file *part_file_hold(part_file *self);
 void part_file_release(part_file *self);
 
-/* Reads `length` bytes at `offset` into the part's buffer, hashes them unless told not to, then
+/* Reads `length` bytes at `offset` into the part's buffer, takes the digests that are wanted, then
  * calls done(part, error) once: 0, a negative errno, or UV_EOF where the file is shorter. False
  * where that cannot begin. */
 bool part_read_start(s3_part *part, loop *on, part_file *file, uint64_t offset, size_t length,
-                     bool hash, void (*done)(s3_part *part, int error));
+                     s3_digests_wanted wanted, void (*done)(s3_part *part, int error));
 
 /* The part forgets the read, which cleans up behind itself. NULL is harmless. */
 void part_read_cancel(part_read *self);

@@ -45,16 +45,18 @@ void upload_drop_parts(s3_upload *self) {
 
 /* ---- parts ---- */
 
-static bool keep_etag(s3_upload *self, const s3_part *part, const char *etag) {
-  if (part->number > self->etags_capacity) {
-    int capacity = self->etags_capacity == 0 ? 64 : self->etags_capacity * 2;
+static bool keep_sent(s3_upload *self, const s3_part *part, const char *etag) {
+  if (part->number > self->done_capacity) {
+    int capacity = self->done_capacity == 0 ? 64 : self->done_capacity * 2;
     if (capacity < part->number) capacity = part->number;
-    void *etags = realloc(self->etags, (size_t)capacity * ETAG_BYTES);
-    if (etags == NULL) return false;
-    self->etags = etags;
-    self->etags_capacity = capacity;
+    sent_part *done = realloc(self->done, (size_t)capacity * sizeof *done);
+    if (done == NULL) return false;
+    self->done = done;
+    self->done_capacity = capacity;
   }
-  snprintf(self->etags[part->number - 1], ETAG_BYTES, "%s", etag);
+  sent_part *sent = &self->done[part->number - 1];
+  snprintf(sent->etag, sizeof sent->etag, "%s", etag);
+  s3_call_crc32c(part->call, &sent->crc32c);
   return true;
 }
 
@@ -67,7 +69,7 @@ static void on_part(s3_call *call, void *data) {
     s3_failure_set(&failure, S3_REFUSED, "MalformedAnswer",
                    "S3 put \"%.100s\": the server took part %d without an ETag", self->key,
                    part->number);
-  if (failure.kind == S3_WELL && !keep_etag(self, part, etag))
+  if (failure.kind == S3_WELL && !keep_sent(self, part, etag))
     s3_failure_set(&failure, S3_NO_MEMORY, NULL, "out of memory");
   s3_call_free(part->call);
   part->call = NULL;
@@ -98,7 +100,8 @@ static void begin_part(s3_part *part) {
       .query = &query,
       .body = part->data,
       .body_length = part->length,
-      .payload_hash = part->hash[0] == '\0' ? NULL : part->hash,
+      .digests = self->file != NULL ? &part->digests : NULL,
+      .checked = true,
       .deadline = self->options.deadline,
       .on_done = on_part,
       .data = part,
@@ -154,7 +157,6 @@ static s3_part *next_part(s3_upload *self) {
   found->data = NULL;
   found->length = 0;
   found->filled = false;
-  found->hash[0] = '\0';
   bytes_clear(&found->buffer);
   return found;
 }
@@ -174,6 +176,8 @@ static void on_read(s3_part *part, int error) {
 
 /* Fills free parts from memory or file. */
 static void fill_from_source(s3_upload *self) {
+  s3_digests_wanted wanted = {.sha256 = !self->client->config.unsigned_payload,
+                              .crc32c = self->client->config.crc32c};
   while (!self->failed && self->given < self->size) {
     s3_part *part = next_part(self);
     if (part == NULL) return;
@@ -188,8 +192,8 @@ static void fill_from_source(s3_upload *self) {
       part->data = self->memory + offset;
       part->length = length;
       part_filled(part);
-    } else if (!part_read_start(part, self->client->on, self->file, offset, length,
-                                !self->client->config.unsigned_payload, on_read)) {
+    } else if (!part_read_start(part, self->client->on, self->file, offset, length, wanted,
+                                on_read)) {
       upload_fail_memory(self);
     }
   }
@@ -355,7 +359,7 @@ void s3_upload_free(s3_upload *self) {
   http_headers_free(&self->conditions);
   bytes_free(&self->body);
   free(self->parts);
-  free(self->etags);
+  free(self->done);
   free(self->upload_id);
   free(self->key);
   s3_client_release(self->client);

@@ -18,6 +18,12 @@ typedef enum upload_step {
   UPLOAD_ENDED,
 } upload_step;
 
+/* What complete says about a part. */
+typedef struct sent_part {
+  char etag[ETAG_BYTES];
+  uint32_t crc32c;
+} sent_part;
+
 struct s3_upload {
   s3_client *client;
   s3_upload_options options; /* headers and conditions are the ones below */
@@ -32,8 +38,8 @@ struct s3_upload {
   s3_part *parts; /* options.concurrency of them */
   s3_part *filling;
   int next_number;
-  char (*etags)[ETAG_BYTES]; /* by part number - 1 */
-  int etags_capacity;
+  sent_part *done; /* by part number - 1 */
+  int done_capacity;
   bytes body; /* of complete */
   uint64_t taken, sent;
 
