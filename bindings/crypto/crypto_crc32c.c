@@ -122,3 +122,22 @@ uint32_t crypto_crc32c(uint32_t before, const void *data, size_t length) {
 }
 
 #endif
+
+/* The product of two polynomials modulo ours, their highest power in the lowest bit. */
+static uint32_t multiply(uint32_t a, uint32_t b) {
+  uint32_t out = 0;
+  for (uint32_t bit = UINT32_C(1) << 31; bit != 0; bit >>= 1) {
+    if (a & bit) out ^= b;
+    b = b & 1 ? b >> 1 ^ 0x82F63B78 : b >> 1;
+  }
+  return out;
+}
+
+uint32_t crypto_crc32c_before(uint32_t crc, uint64_t bytes) {
+  uint32_t power = UINT32_C(1) << 23; /* x^8 */
+  for (; bytes != 0; bytes >>= 1) {
+    if (bytes & 1) crc = multiply(power, crc);
+    power = multiply(power, power);
+  }
+  return crc;
+}

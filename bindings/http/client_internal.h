@@ -29,12 +29,13 @@ struct http_transfer {
   http_response response;
   char *where; /* "GET https://host/path", without query or password: for messages */
   char curl_message[CURL_ERROR_SIZE];
-  uint64_t sent_at; /* when the last byte of the request went out; 0 before */
-  size_t received;  /* bytes of the answer's body taken so far */
-  bool answered;    /* a status line has come */
-  bool finished;    /* on_done ran, or is about to */
-  bool dropped;     /* freed by its owner from inside of libcurl; removed right after */
-  bool resume;      /* a resume was asked for from inside of libcurl */
+  uint64_t started_at, sent_at; /* uv_hrtime; when the last byte of a body went out, 0 before */
+  loop_timer *first_byte;       /* looks whether one has come in time */
+  size_t received;              /* bytes of the answer's body taken so far */
+  bool answered;                /* a status line has come */
+  bool finished;                /* on_done ran, or is about to */
+  bool dropped;                 /* freed by its owner from inside of libcurl; removed right after */
+  bool resume;                  /* a resume was asked for from inside of libcurl */
   bool aborted, too_large, no_memory, late;
 };
 

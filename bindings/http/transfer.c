@@ -15,6 +15,8 @@ enum {
   BULK_BUFFER = 512 * 1024,
 };
 
+#define NOT_SENT_SECONDS 0.05 /* how often a request is looked at that is not out at its limit */
+
 /* "GET https://host/path": no query (it may carry a signature), no user or password. */
 static char *describe(const char *method, const char *url) {
   bytes text = {0};
@@ -139,23 +141,46 @@ static size_t on_pull(char *into, size_t size, size_t count, void *data) {
   return CURL_READFUNC_ABORT;
 }
 
-/* libcurl calls this at least once a second: ends a dropped transfer and the wait for a first byte.
- */
+/* ---- the wait for a first byte ---- */
+
+static void wait_first_byte(http_transfer *self, double seconds);
+
+/* Since when the whole request is out; 0: it is not. A body's last byte is noted as it goes. */
+static uint64_t when_sent(http_transfer *self) {
+  curl_off_t connected = 0;
+  bool bare = self->request.body_length == 0 && self->request.pull == NULL;
+  if (self->sent_at != 0 || !bare) return self->sent_at;
+  curl_easy_getinfo(self->easy, CURLINFO_PRETRANSFER_TIME_T, &connected);
+  return connected == 0 ? 0 : self->started_at + (uint64_t)connected * 1000;
+}
+
+static void check_first_byte(void *data) {
+  http_transfer *self = data;
+  double limit = self->request.first_byte_timeout, left = limit;
+  self->first_byte = NULL;
+  if (self->response.status > 0 || self->finished) return;
+  uint64_t sent_at = when_sent(self);
+  if (sent_at != 0) left = limit - (double)(uv_hrtime() - sent_at) / 1e9;
+  if (left > 0) {
+    wait_first_byte(self, sent_at == 0 && left > NOT_SENT_SECONDS ? NOT_SENT_SECONDS : left);
+    return;
+  }
+  self->late = true;
+  http_transfer_finish(self, CURLE_OPERATION_TIMEDOUT);
+}
+
+static void wait_first_byte(http_transfer *self, double seconds) {
+  self->first_byte = loop_timer_start(self->client->on, seconds, check_first_byte, self);
+}
+
+/* libcurl calls this as bytes move: ends a dropped transfer, notes when a body is out. */
 static int on_progress(void *data, curl_off_t down_total, curl_off_t down, curl_off_t up_total,
                        curl_off_t up) {
   (void)down_total, (void)down;
   http_transfer *self = data;
   if (self->dropped) return 1;
-  if (self->request.first_byte_timeout <= 0 || self->response.status > 0) return 0;
-  if (self->sent_at == 0) {
-    curl_off_t connected = 0;
-    curl_easy_getinfo(self->easy, CURLINFO_PRETRANSFER_TIME_T, &connected);
-    if (connected > 0 && up >= up_total) self->sent_at = uv_hrtime();
-    return 0;
-  }
-  double waited = (double)(uv_hrtime() - self->sent_at) / 1e9;
-  self->late = waited > self->request.first_byte_timeout;
-  return self->late ? 1 : 0;
+  if (self->sent_at == 0 && up > 0 && up >= up_total) self->sent_at = uv_hrtime();
+  return 0;
 }
 
 static long milliseconds(double seconds) {
@@ -253,7 +278,8 @@ static void set_options(http_transfer *self, const http_request *request) {
     curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, milliseconds(request->total_timeout));
   if (request->stall_timeout > 0) {
     long seconds = request->stall_timeout < 1 ? 1L : (long)(request->stall_timeout + 0.5);
-    curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT,
+                     request->low_speed > 1 ? (long)request->low_speed : 1L);
     curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, seconds);
   }
   if (request->proxy != NULL) curl_easy_setopt(easy, CURLOPT_PROXY, request->proxy);
@@ -276,6 +302,8 @@ http_transfer *http_transfer_start(http_client *client, const http_request *requ
   self->next = client->first;
   if (self->next != NULL) self->next->previous = self;
   client->first = self;
+  self->started_at = uv_hrtime();
+  if (request->first_byte_timeout > 0) wait_first_byte(self, request->first_byte_timeout);
   return self;
 failed:
   if (self->easy != NULL) http_client_recycle(client, self->easy);
@@ -340,6 +368,8 @@ static void explain(http_transfer *self, CURLcode code) {
 
 static void release_easy(http_transfer *self) {
   if (self->easy == NULL) return;
+  loop_timer_stop(self->client->on, self->first_byte);
+  self->first_byte = NULL;
   curl_multi_remove_handle(self->client->multi, self->easy);
   http_client_recycle(self->client, self->easy);
   self->easy = NULL;

@@ -62,8 +62,9 @@ typedef struct http_request {
   /* Seconds; 0: none. */
   double connect_timeout;
   double first_byte_timeout; /* from the last byte sent to the first one received */
-  double stall_timeout;      /* no byte in either direction; a paused transfer does not stall */
+  double stall_timeout;      /* slower than low_speed; a paused transfer does not stall */
   double total_timeout;
+  int64_t low_speed; /* bytes a second; 0: any byte will do */
 
   const char *proxy;   /* NULL: as the environment says; "": none */
   const char *ca_file; /* NULL: the system's authorities */

@@ -36,6 +36,7 @@ local s3 = {}
 ---@field connect_timeout? number|string seconds (10)
 ---@field first_byte_timeout? number|string seconds, from the last byte sent (60)
 ---@field stall_timeout? number|string seconds in which no byte moves (30)
+---@field low_speed? integer bytes a second; a transfer that is slower for stall_timeout has stalled (1)
 ---@field deadline? number|string seconds for one request with all its attempts (none)
 ---@field ca_file? string certificates to trust, instead of the system's
 ---@field proxy? string URL; "" for none; default: http_proxy, https_proxy, no_proxy
@@ -269,10 +270,16 @@ function bucket:download(key, options) end
 function bucket:tag(key, tags) end
 
 ---Multipart uploads that were begun and neither completed nor aborted.
----@param options? {prefix?: string}
+---@param options? {prefix?: string, older_than?: number|string}
 ---@return {key: string, id: string, initiated: string}[]
 function bucket:uploads(options) end
 
+---Aborts those that began so long ago, by the server's clock, so that their parts cost nothing any more.
+---@param options {prefix?: string, older_than: number|string}
+---@return integer count
+function bucket:abort_uploads(options) end
+
+---What is gone already is aborted.
 ---@param key string|{key: string, id: string} or one of uploads()
 ---@param id? string
 function bucket:abort(key, id) end

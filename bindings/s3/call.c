@@ -2,13 +2,12 @@
  * sign, transfer, judge, wait. Each state ends in one callback; `begin_*` enters the next. */
 #include "s3/call.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include "crypto/crypto_crc32c.h"
 #include "http/uri.h"
+#include "s3/check.h"
 #include "s3/judge.h"
 #include "s3/sign.h"
 
@@ -41,9 +40,7 @@ struct s3_call {
   bool reidentified, reclocked, relocated; /* each correction is tried once */
   bool probing; /* a HEAD found nothing: a GET of a byte tells whether the bucket is there at all */
 
-  EVP_MD_CTX *digest; /* of the answer's body, where its ETag is its MD5; else NULL */
-  bool summing;       /* the answer has a CRC32C, which is better than the MD5 */
-  uint32_t crc32c;    /* of what came so far */
+  s3_check check; /* of the answer's body */
   bytes body;
   s3_failure failure;
 };
@@ -111,68 +108,13 @@ static bool is_good(s3_call *self) {
   return http_transfer_response(self->transfer)->status / 100 == 2;
 }
 
-/* Of a whole object stored in one request, the ETag is the MD5, unless a key service encrypts it.
- */
-static bool has_md5(const http_response *response, unsigned char md5[16]) {
-  const char *etag = http_headers_get(&response->headers, "etag");
-  const char *sse = http_headers_get(&response->headers, "x-amz-server-side-encryption");
-  const char *own_key = "x-amz-server-side-encryption-customer-algorithm";
-  if (response->status != 200 || etag == NULL || (sse != NULL && strcmp(sse, "AES256") != 0) ||
-      http_headers_get(&response->headers, own_key) != NULL)
-    return false;
-  if (*etag == '"') etag++;
-  size_t digits = strspn(etag, "0123456789abcdef");
-  if (digits != 32 || strcmp(etag + digits, "\"") != 0) return false;
-  for (int i = 0; i < 16; i++)
-    sscanf(etag + 2 * i, "%2hhx", &md5[i]);
-  return true;
-}
-
-static const char CRC32C[] = "x-amz-checksum-crc32c";
-
-/* Of a whole object; that of a multipart upload is a checksum of checksums, and ends in "-" and the
- * number of parts. */
-static const char *whole_crc32c(const http_response *response) {
-  const char *text = http_headers_get(&response->headers, CRC32C);
-  return response->status != 200 || text == NULL || strchr(text, '-') != NULL ? NULL : text;
-}
-
-static void begin_digest(s3_call *self) {
-  unsigned char md5[16];
-  EVP_MD_CTX_free(self->digest);
-  self->digest = NULL;
-  self->crc32c = 0;
-  const http_response *response = http_transfer_response(self->transfer);
-  self->summing = self->request.verify && whole_crc32c(response) != NULL;
-  if (self->summing || !self->request.verify || self->client->config.trust_etag ||
-      !has_md5(response, md5))
-    return;
-  self->digest = EVP_MD_CTX_new();
-  if (self->digest == NULL || EVP_DigestInit_ex(self->digest, EVP_md5(), NULL) == 1) return;
-  EVP_MD_CTX_free(self->digest);
-  self->digest = NULL;
-}
-
 /* What the server says it has stored is what was sent. */
 static bool is_stored_damaged(const s3_call *self) {
   char sent[S3_CRC32C_TEXT];
-  const char *stored = s3_call_header(self, CRC32C);
+  const char *stored = s3_call_header(self, S3_CRC32C_HEADER);
   if (!self->digests.has_crc32c || stored == NULL) return false;
   s3_crc32c_text(self->digests.crc32c, sent);
   return strcmp(sent, stored) != 0;
-}
-
-static bool is_damaged(s3_call *self) {
-  unsigned char wanted[16], got[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  if (self->summing) {
-    char sum[S3_CRC32C_TEXT];
-    s3_crc32c_text(self->crc32c, sum);
-    return strcmp(sum, whole_crc32c(http_transfer_response(self->transfer))) != 0;
-  }
-  if (self->digest == NULL || !has_md5(http_transfer_response(self->transfer), wanted))
-    return false;
-  return EVP_DigestFinal_ex(self->digest, got, &size) != 1 || memcmp(wanted, got, 16) != 0;
 }
 
 /* Room for the stated length at once; what does not fit is refused as it comes. */
@@ -190,7 +132,10 @@ static bool on_head(http_transfer *transfer, void *data) {
   self->transfer = transfer;
   bytes_clear(&self->body);
   self->received = 0;
-  begin_digest(self);
+  const http_response *response = http_transfer_response(transfer);
+  if (self->request.verify)
+    s3_check_begin(&self->check, response->status, &response->headers,
+                   self->client->config.trust_etag);
   reserve_body(self);
   if (!is_good(self) || self->request.on_head == NULL) return true;
   return self->request.on_head(self, self->request.data);
@@ -211,8 +156,7 @@ static http_take on_push(void *data, const char *piece, size_t length) {
     }
     if (taken == HTTP_TAKEN) {
       self->received += length;
-      if (self->digest != NULL) EVP_DigestUpdate(self->digest, piece, length);
-      if (self->summing) self->crc32c = crypto_crc32c(self->crc32c, piece, length);
+      s3_check_take(&self->check, piece, length);
     }
     return taken;
   }
@@ -242,6 +186,23 @@ static double remaining(const s3_call *self) {
   return now >= self->deadline ? 0 : (double)(self->deadline - now) / 1e9;
 }
 
+/* A temporary redirect names the object's address, to which this call goes then, signed anew. True
+ * where it does. */
+static bool follow(s3_call *self) {
+  const char *location = s3_call_header(self, "location");
+  uri_parts parts;
+  if (s3_call_status(self) != 307 || location == NULL || self->relocated ||
+      !uri_split(location, &parts))
+    return false;
+  size_t length = strcspn(location, "?#");
+  bool same = length == self->url.length && memcmp(location, self->url.data, length) == 0;
+  bool open = strncmp(self->url.data, "https:", 6) == 0 && strncmp(location, "https:", 6) != 0;
+  if (same || open) return false;
+  self->relocated = true;
+  bytes_clear(&self->url);
+  return bytes_append(&self->url, location, length);
+}
+
 /* What one more request sets right, at no cost to the retry quota. */
 static bool correct(s3_call *self, const s3_verdict *verdict) {
   if (verdict->skewed && !self->reclocked) {
@@ -258,7 +219,7 @@ static bool correct(s3_call *self, const s3_verdict *verdict) {
     self->relocated = true;
     return s3_client_set_region(self->client, verdict->region);
   }
-  return false;
+  return follow(self);
 }
 
 /* An answer to HEAD does not say whether it is the object that is missing, or the bucket. Asked
@@ -282,15 +243,10 @@ static void look_for_damage(s3_call *self, s3_verdict *verdict) {
                    "S3 %s \"%.100s\": the server stored other bytes than were sent: their CRC32C "
                    "differs",
                    self->request.what, key);
-  } else if (is_damaged(self)) {
-    s3_failure_set(failure, S3_REFUSED, "BadDigest",
-                   "S3 %s \"%.100s\": the bytes are not those of the %s: damaged on the way or in "
-                   "the store%s",
-                   self->request.what, key, self->summing ? "checksum" : "ETag",
-                   self->summing ? ""
-                                 : " (trust_etag turns this check off where ETags are no MD5)");
   } else {
-    return;
+    const char *other = s3_check_damage(&self->check);
+    if (other == NULL) return;
+    s3_failure_set_damage(failure, self->request.what, key, other);
   }
   failure->retryable = verdict->again = !self->delivered;
 }
@@ -382,7 +338,6 @@ static bool sign_attempt(s3_call *self, const s3_identity *identity, sign_result
 
 static void send_attempt(s3_call *self, const sign_result *signature) {
   const s3_config *config = &self->client->config;
-  double stall = config->stall_timeout;
   http_request request = {
       .method = method_of(self),
       .url = bytes_text(&signature->url),
@@ -395,7 +350,8 @@ static void send_attempt(s3_call *self, const sign_result *signature) {
       .data = self,
       .connect_timeout = config->connect_timeout,
       .first_byte_timeout = config->first_byte_timeout,
-      .stall_timeout = stall,
+      .stall_timeout = config->stall_timeout,
+      .low_speed = config->low_speed,
       .total_timeout = self->deadline == 0 ? 0 : remaining(self) + 0.001,
       .proxy = config->proxy,
       .ca_file = config->ca_file,
@@ -411,7 +367,7 @@ static bool take_digests(s3_call *self, const s3_digests *digests) {
   self->digested = true;
   if (!digests->has_crc32c) return true;
   s3_crc32c_text(digests->crc32c, text);
-  return http_headers_add(&self->headers, CRC32C, text);
+  return http_headers_add(&self->headers, S3_CRC32C_HEADER, text);
 }
 
 static void on_hash(void *data, const s3_digests *digests) {
@@ -488,7 +444,8 @@ static bool take_request(s3_call *self, const s3_call_request *request) {
   if (request->headers != NULL && !http_headers_add_all(&self->headers, request->headers))
     return false;
   self->request.query = self->request.headers = NULL;
-  if (request->verify && self->client->config.crc32c &&
+  bool reads = strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0;
+  if (reads && self->key != NULL && self->client->config.crc32c &&
       !http_headers_add(&self->headers, "x-amz-checksum-mode", "ENABLED"))
     return false;
   if (request->digests != NULL && !take_digests(self, request->digests)) return false;
@@ -547,7 +504,7 @@ void s3_call_free(s3_call *self) {
   s3_hash_cancel(self->hashing);
   loop_timer_stop(self->client->on, self->timer);
   http_transfer_free(self->transfer);
-  EVP_MD_CTX_free(self->digest);
+  s3_check_end(&self->check);
   http_headers_free(&self->query);
   http_headers_free(&self->headers);
   bytes_free(&self->url);

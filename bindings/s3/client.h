@@ -25,7 +25,8 @@ typedef struct s3_config {
   bool trust_etag;       /* what is read is not compared with an ETag that looks like an MD5 */
   int attempts;          /* at most, of one request */
   double connect_timeout, first_byte_timeout, stall_timeout; /* seconds */
-  double deadline; /* of one operation, retries included; 0: none */
+  int64_t low_speed; /* bytes a second: what is slower for stall_timeout has stalled */
+  double deadline;   /* of one operation, retries included; 0: none */
 } s3_config;
 
 typedef struct s3_client {

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "crypto/crypto_crc32c.h"
+#include "s3/check.h"
 #include "s3/part.h"
 
 typedef struct range {
@@ -31,7 +33,8 @@ typedef struct job {
   bytes data;
   uint64_t offset;
   char *temporary, *path;
-  int descriptor; /* of JOB_OPEN */
+  int descriptor;  /* of JOB_OPEN */
+  uint32_t crc32c; /* of JOB_WRITE */
   int error;
 } job;
 
@@ -45,6 +48,7 @@ struct s3_download {
   job *jobs;
   part_file *file;
   uint64_t size, given, written;
+  uint32_t crc32c; /* of what is written, as a share of the whole */
   bool ended;
   s3_failure failure;
 };
@@ -54,6 +58,7 @@ static void go_on(s3_download *self);
 /* ---- jobs ---- */
 
 static void run_write(job *self) {
+  self->crc32c = crypto_crc32c(0, self->data.data, self->data.length);
   for (size_t at = 0; at < self->data.length && self->error == 0;) {
     ssize_t count = pwrite(self->file->descriptor, self->data.data + at, self->data.length - at,
                            (off_t)(self->offset + at));
@@ -157,6 +162,7 @@ static void job_done(uv_work_t *work, int status) {
   range *at = self->at;
   size_t length = self->data.length;
   int descriptor = self->descriptor;
+  uint32_t crc32c = self->crc32c;
   job_free(self);
   if (error != 0) {
     fail_file(download, error);
@@ -174,6 +180,7 @@ static void job_done(uv_work_t *work, int status) {
     }
   } else {
     download->written += length;
+    download->crc32c ^= crypto_crc32c_before(crc32c, download->size - at->offset - at->length);
     at->length = 0;
     download->options.on_event(download->options.data);
     go_on(download);
@@ -243,7 +250,9 @@ static bool ask_for(s3_download *self, range *at) {
   snprintf(text, sizeof text, "bytes=%" PRIu64 "-%" PRIu64, at->offset,
            at->offset + at->length - 1);
   const char *etag = http_headers_get(&self->answer, "etag");
-  bool well = http_headers_add(&headers, "Range", text) &&
+  bool whole =
+      at->length == self->size; /* asked for as a whole, its checksum or ETag is looked at */
+  bool well = (whole || http_headers_add(&headers, "Range", text)) &&
               (etag == NULL || http_headers_add(&headers, "If-Match", etag));
   s3_call_request request = {
       .what = "download",
@@ -253,6 +262,7 @@ static bool ask_for(s3_download *self, range *at) {
       .headers = &headers,
       .query = &self->query,
       .max_bytes = at->length,
+      .verify = whole,
       .deadline = self->options.deadline,
       .on_done = on_range,
       .data = at,
@@ -260,6 +270,15 @@ static bool ask_for(s3_download *self, range *at) {
   if (well) at->call = s3_call_start(self->client, &request);
   http_headers_free(&headers);
   return at->call != NULL;
+}
+
+/* By the checksum that the server's first answer told. */
+static bool is_damaged(const s3_download *self) {
+  char text[S3_CRC32C_TEXT];
+  const char *wanted = http_headers_get(&self->answer, S3_CRC32C_HEADER);
+  if (wanted == NULL || strchr(wanted, '-') != NULL) return false;
+  s3_crc32c_text(self->crc32c, text);
+  return strcmp(text, wanted) != 0;
 }
 
 static void go_on(s3_download *self) {
@@ -272,7 +291,14 @@ static void go_on(s3_download *self) {
     }
     busy |= at->length != 0;
   }
-  if (!busy) job_start(self, JOB_RENAME, NULL, NULL);
+  if (busy) return;
+  if (is_damaged(self)) {
+    s3_failure failure = {0};
+    s3_failure_set_damage(&failure, "download", self->key, "checksum");
+    fail(self, &failure);
+  } else {
+    job_start(self, JOB_RENAME, NULL, NULL);
+  }
 }
 
 static void on_head(s3_call *call, void *data) {

@@ -30,4 +30,7 @@ typedef struct s3_failure {
 void s3_failure_set(s3_failure *self, s3_kind kind, const char *code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* The bytes of an object do not agree with `other`: "checksum", "ETag". */
+void s3_failure_set_damage(s3_failure *self, const char *what, const char *key, const char *other);
+
 #endif

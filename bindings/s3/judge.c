@@ -67,8 +67,8 @@ static bool any(const char *code, const char *const *codes) {
 }
 
 static s3_kind kind_of(const char *code, int status, bool has_key) {
-  static const char *const ABSENT[] = {"NoSuchKey", "NotFound", "NoSuchVersion", "NoSuchTagSet",
-                                       NULL};
+  static const char *const ABSENT[] = {"NoSuchKey",    "NotFound",     "NoSuchVersion",
+                                       "NoSuchTagSet", "NoSuchUpload", NULL};
   if (status == 404 && (has_key || strcmp(code, "NoSuchBucket") != 0) && any(code, ABSENT))
     return S3_ABSENT;
   if (status == 304 || status == 409 || status == 412) return S3_CONFLICT;

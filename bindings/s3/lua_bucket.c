@@ -56,6 +56,9 @@ static void read_config(lua_State *L, s3_config *config) {
   lua_Integer attempts = ATTEMPTS;
   opt_integer(L, 1, CONNECT, "attempts", 1, 100, &attempts);
   config->attempts = (int)attempts;
+  lua_Integer low_speed = 1;
+  opt_integer(L, 1, CONNECT, "low_speed", 1, INT32_MAX, &low_speed);
+  config->low_speed = low_speed;
   config->connect_timeout = CONNECT_SECONDS;
   config->first_byte_timeout = FIRST_BYTE_SECONDS;
   config->stall_timeout = STALL_SECONDS;
@@ -69,25 +72,11 @@ static void read_config(lua_State *L, s3_config *config) {
 }
 
 static int lua_s3_connect(lua_State *L) {
-  static const char *const NAMES[] = {"endpoint",
-                                      "region",
-                                      "bucket",
-                                      "access_key_id",
-                                      "secret_access_key",
-                                      "session_token",
-                                      "profile",
-                                      "ca_file",
-                                      "proxy",
-                                      "path_style",
-                                      "unsigned_payload",
-                                      "checksum",
-                                      "trust_etag",
-                                      "attempts",
-                                      "connect_timeout",
-                                      "first_byte_timeout",
-                                      "stall_timeout",
-                                      "deadline",
-                                      NULL};
+  static const char *const NAMES[] = {
+      "endpoint",           "region",        "bucket",     "access_key_id", "secret_access_key",
+      "session_token",      "profile",       "ca_file",    "proxy",         "path_style",
+      "unsigned_payload",   "checksum",      "trust_etag", "attempts",      "connect_timeout",
+      "first_byte_timeout", "stall_timeout", "low_speed",  "deadline",      NULL};
   lua_settop(L, 1);
   luaL_checktype(L, 1, LUA_TTABLE);
   opt_check(L, 1, CONNECT, NAMES);
@@ -224,6 +213,7 @@ int lua_open_s3(lua_State *L) {
   lua_s3_add_put_methods(L);
   lua_s3_add_download_methods(L);
   lua_s3_add_many_methods(L);
+  lua_s3_add_uploads_methods(L);
   lua_s3_add_reader_methods(L);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);

@@ -80,6 +80,7 @@ void lua_s3_add_object_methods(lua_State *L);
 void lua_s3_add_list_methods(lua_State *L);
 void lua_s3_add_put_methods(lua_State *L);
 void lua_s3_add_many_methods(lua_State *L);
+void lua_s3_add_uploads_methods(lua_State *L);
 void lua_s3_add_download_methods(lua_State *L);
 void lua_s3_add_reader_methods(lua_State *L);
 void lua_s3_add_bucket_methods(lua_State *L);

@@ -1,5 +1,4 @@
-/* lua_many.c: a Bucket's methods for many objects at once, for tags, unfinished uploads and
- * presigned URLs. */
+/* lua_many.c: a Bucket's methods for many objects at once, for tags and presigned URLs. */
 #include <lauxlib.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
@@ -203,86 +202,6 @@ static int bucket_tag(lua_State *L) {
   return lua_s3_call_wait(L, self, client, &request, 4, tagged);
 }
 
-/* ---- unfinished uploads ---- */
-
-static void push_upload(lua_State *L, const xml_node *node) {
-  lua_createtable(L, 0, 3);
-  lua_s3_set(L, "key", xml_value(node, "Key"));
-  lua_s3_set(L, "id", xml_value(node, "UploadId"));
-  lua_s3_set(L, "initiated", xml_value(node, "Initiated"));
-}
-
-/* stack of uploads: bucket, options, call, list */
-static int uploads_page(lua_State *L, const char *key_marker, const char *id_marker);
-
-static int uploads_done(lua_State *L, int status, lua_KContext context) {
-  (void)status, (void)context;
-  enum { UPLOADS_CALL = 3, LIST = 4 };
-  lua_s3_call *self = lua_touserdata(L, UPLOADS_CALL);
-  lua_s3_call_check(L, self);
-  const xml_node *root = lua_s3_call_xml(L, self, "ListMultipartUploadsResult");
-  for (const xml_node *node = xml_child(root, "Upload"); node != NULL; node = xml_again(node)) {
-    push_upload(L, node);
-    lua_rawseti(L, LIST, (lua_Integer)lua_rawlen(L, LIST) + 1);
-  }
-  const char *more = xml_value(root, "IsTruncated");
-  const char *key = xml_value(root, "NextKeyMarker"), *id = xml_value(root, "NextUploadIdMarker");
-  if (more != NULL && strcmp(more, "true") == 0 && key != NULL && key[0] != '\0') {
-    lua_pushstring(L, key);
-    lua_pushstring(L, id == NULL ? "" : id); // stack: ..., key, id: they outlive the document
-    return uploads_page(L, lua_tostring(L, -2), lua_tostring(L, -1));
-  }
-  lua_s3_call_clear(self);
-  lua_settop(L, LIST);
-  return 1;
-}
-
-static int uploads_page(lua_State *L, const char *key_marker, const char *id_marker) {
-  lua_s3_call *self = lua_touserdata(L, 3);
-  const char *prefix = NULL;
-  lua_s3_call_clear(self);
-  lua_s3_add(L, &self->query, "uploads", "");
-  if (opt_string(L, 2, "bucket:uploads", "prefix", &prefix, NULL))
-    lua_s3_add(L, &self->query, "prefix", prefix);
-  if (key_marker != NULL) lua_s3_add(L, &self->query, "key-marker", key_marker);
-  if (id_marker != NULL) lua_s3_add(L, &self->query, "upload-id-marker", id_marker);
-  lua_settop(L, 4);
-  s3_call_request request = {.what = "uploads", .method = "GET"};
-  return lua_s3_call_wait(L, self, lua_s3_client(L, 1), &request, 3, uploads_done);
-}
-
-/* bucket:uploads{prefix=} -> list of { key=, id=, initiated= } */
-static int bucket_uploads(lua_State *L) {
-  static const char *const NAMES[] = {"prefix", NULL};
-  lua_s3_client(L, BUCKET);
-  lua_settop(L, 2);
-  opt_check(L, 2, "bucket:uploads", NAMES);
-  lua_s3_call_new(L);
-  lua_newtable(L);
-  return uploads_page(L, NULL, NULL);
-}
-
-/* bucket:abort(key, id), or the table that uploads gave. What is gone already is aborted. */
-static int bucket_abort(lua_State *L) {
-  static const char WHAT[] = "bucket:abort";
-  s3_client *client = lua_s3_client(L, BUCKET);
-  if (lua_istable(L, 2)) {
-    lua_settop(L, 2);
-    lua_getfield(L, 2, "id");
-    lua_getfield(L, 2, "key");
-    lua_replace(L, 2); // stack: bucket, key, id
-  }
-  lua_settop(L, 3);
-  s3_call_request request = {.what = "abort", .method = "DELETE"};
-  request.key = lua_s3_key(L, 2, WHAT, &request.key_length);
-  if (lua_type(L, 3) != LUA_TSTRING)
-    err_raisef(L, ERR_VALIDATION, "s3", "%s wants a key and an upload's id, or one of uploads()",
-               WHAT);
-  lua_s3_call *self = lua_s3_call_new(L);
-  lua_s3_add(L, &self->query, "uploadId", lua_tostring(L, 3));
-  return lua_s3_call_wait(L, self, client, &request, 4, tagged);
-}
-
 /* ---- presign ---- */
 
 /* bucket:presign(key, { method=, expires=, content_type= }) -> url. Asks nobody. */
@@ -342,8 +261,9 @@ static int bucket_presign(lua_State *L) {
 }
 
 void lua_s3_add_many_methods(lua_State *L) {
-  static const luaL_Reg METHODS[] = {{"delete_many", bucket_delete_many}, {"tag", bucket_tag},
-                                     {"uploads", bucket_uploads},         {"abort", bucket_abort},
-                                     {"presign", bucket_presign},         {NULL, NULL}};
+  static const luaL_Reg METHODS[] = {{"delete_many", bucket_delete_many},
+                                     {"tag", bucket_tag},
+                                     {"presign", bucket_presign},
+                                     {NULL, NULL}};
   luaL_setfuncs(L, METHODS, 0);
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "s3/check.h"
 
 enum {
   HELD_MOST = 1024 * 1024, /* bytes; the connection pauses beyond */
@@ -20,7 +21,8 @@ struct s3_reader {
   bytes held;
   size_t taken;      /* of held */
   uint64_t received; /* of the object */
-  uint64_t deadline;
+  uint64_t deadline; /* of the stream, uv_hrtime; 0: none */
+  s3_check check;    /* of all bytes, however many requests they take */
   bool open, ended, paused;
   int resumes;
   s3_failure failure;
@@ -41,6 +43,8 @@ static bool on_head(s3_call *call, void *data) {
            strcmp(before, now) == 0;
   }
   self->open = http_headers_add_all(&self->answer, s3_call_headers(call));
+  s3_check_begin(&self->check, s3_call_status(call), &self->answer,
+                 self->client->config.trust_etag);
   tell(self);
   return self->open;
 }
@@ -57,10 +61,17 @@ static http_take on_push(void *data, const char *piece, size_t length) {
     self->taken = 0;
   }
   if (!bytes_append(&self->held, piece, length)) return HTTP_TAKE_ABORT;
+  s3_check_take(&self->check, piece, length);
   self->received += length;
   self->resumes = 0;
   tell(self);
   return HTTP_TAKEN;
+}
+
+static double remaining(const s3_reader *self) {
+  if (self->deadline == 0) return 1e9;
+  uint64_t now = uv_hrtime();
+  return now >= self->deadline ? 0 : (double)(self->deadline - now) / 1e9;
 }
 
 static void on_done(s3_call *call, void *data) {
@@ -68,8 +79,11 @@ static void on_done(s3_call *call, void *data) {
   self->failure = *s3_call_failure(call);
   s3_call_free(call);
   self->call = NULL;
+  const char *other = NULL;
   bool again = self->open && self->failure.kind != S3_WELL && self->failure.retryable;
-  if (again && ++self->resumes <= RESUMES && start(self)) return;
+  if (again && remaining(self) > 0 && ++self->resumes <= RESUMES && start(self)) return;
+  if (self->failure.kind == S3_WELL) other = s3_check_damage(&self->check);
+  if (other != NULL) s3_failure_set_damage(&self->failure, "get", self->key, other);
   self->ended = true;
   tell(self);
 }
@@ -94,8 +108,7 @@ static bool start(s3_reader *self) {
       .query = &self->query,
       .push = on_push,
       .on_head = on_head,
-      .verify = true,
-      .deadline = self->options.deadline,
+      .deadline = self->deadline == 0 ? 0 : remaining(self),
       .on_done = on_done,
       .data = self,
   };
@@ -116,6 +129,8 @@ s3_reader *s3_reader_start(s3_client *client, const s3_reader_options *options) 
     memcpy(self->key, options->key, options->key_length);
     self->key[options->key_length] = '\0';
   }
+  double deadline = options->deadline > 0 ? options->deadline : client->config.deadline;
+  if (deadline > 0 && deadline < 1e9) self->deadline = uv_hrtime() + (uint64_t)(deadline * 1e9);
   if (well && start(self)) return self;
   s3_reader_free(self);
   return NULL;
@@ -160,6 +175,7 @@ void s3_reader_free(s3_reader *self) {
   http_headers_free(&self->query);
   http_headers_free(&self->answer);
   bytes_free(&self->held);
+  s3_check_end(&self->check);
   free(self->key);
   s3_client_release(self->client);
   free(self);
