@@ -11,7 +11,7 @@ BUILD    := build$(if $(SANITIZE),/asan)
 PACKAGES := gcc libc6-dev make pkg-config lua5.4 liblua5.4-dev libuv1-dev libpq-dev postgresql-15 \
   libcurl4-openssl-dev libssl-dev libexpat1-dev libzstd-dev zlib1g-dev libedit-dev lua-cjson-dev libmimalloc-dev
 TEST_PACKAGES := lua-busted lua-check clang-format curl openssl pgbouncer \
-  radosgw ceph-mon ceph-osd ceph-base ceph-common
+  radosgw ceph-mon ceph-osd ceph-base ceph-common awscli rclone
 
 comma    := ,
 CC       := gcc

@@ -120,6 +120,27 @@ static int open_done(lua_State *L, int status, lua_KContext context) {
   return 1;
 }
 
+/* Pushes a handle that is closed yet. */
+static fs_file *push_file(lua_State *L, const char *path) {
+  fs_file **box = lua_newuserdatauv(L, sizeof(fs_file *), 0);
+  *box = NULL;
+  luaL_setmetatable(L, FILE_TYPE);
+  size_t size = strlen(path) + 1;
+  fs_file *file = malloc(sizeof *file + size);
+  if (file == NULL) luaL_error(L, "not enough memory");
+  *file = (fs_file){.fd = -1};
+  memcpy(file->path, path, size);
+  *box = file;
+  return file;
+}
+
+int fs_stdin(lua_State *L) {
+  fs_file *file = push_file(L, "standard input");
+  file->fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0);
+  if (file->fd < 0) fs_raise(L, "fs.stdin", file->path, errno);
+  return 1;
+}
+
 int fs_open(lua_State *L) {
   static const lua_work_class OPEN = {
       .call = "fs.open", .run = open_run, .begun = job_begun, .ended = job_ended};
@@ -135,15 +156,7 @@ int fs_open(lua_State *L) {
     err_raisef(L, ERR_VALIDATION, NULL, "%s: there is no mode '%s'; the modes are r, r+, w, wx, a",
                OPEN.call, mode);
   }
-  fs_file **box = lua_newuserdatauv(L, sizeof(fs_file *), 0);
-  *box = NULL;
-  luaL_setmetatable(L, FILE_TYPE);
-  size_t size = strlen(path) + 1;
-  fs_file *file = malloc(sizeof *file + size);
-  if (file == NULL) luaL_error(L, "not enough memory");
-  *file = (fs_file){.fd = -1};
-  memcpy(file->path, path, size);
-  *box = file;
+  fs_file *file = push_file(L, path);
   lua_replace(L, 1);
   lua_settop(L, 1); // stack: handle
   lua_pushnil(L);

@@ -337,10 +337,10 @@ static int fs_tempdir(lua_State *L) {
 
 int lua_open_fs(lua_State *L) {
   static const luaL_Reg FUNCTIONS[] = {
-      {"exists", fs_exists}, {"hash", fs_hash}, {"list", fs_list},         {"mkdir", fs_mkdir},
-      {"open", fs_open},     {"read", fs_read}, {"realpath", fs_realpath}, {"remove", fs_remove},
-      {"rename", fs_rename}, {"stat", fs_stat}, {"tempdir", fs_tempdir},   {"walk", fs_walk_tree},
-      {"write", fs_write},   {NULL, NULL},
+      {"exists", fs_exists},  {"hash", fs_hash},     {"list", fs_list}, {"mkdir", fs_mkdir},
+      {"open", fs_open},      {"stdin", fs_stdin},   {"read", fs_read}, {"realpath", fs_realpath},
+      {"remove", fs_remove},  {"rename", fs_rename}, {"stat", fs_stat}, {"tempdir", fs_tempdir},
+      {"walk", fs_walk_tree}, {"write", fs_write},   {NULL, NULL},
   };
   fs_open_files(L);
   fs_open_walks(L);

@@ -15,6 +15,7 @@ const char *fs_check_path(lua_State *L, int index, const char *call);
 
 /* fs.open, fs.list, fs.walk, and the metatables of what they give. */
 int fs_open(lua_State *L);
+int fs_stdin(lua_State *L);
 int fs_list(lua_State *L);
 int fs_walk_tree(lua_State *L);
 void fs_open_files(lua_State *L);

@@ -35,6 +35,10 @@ local file = {}
 ---@return nebula.fs.File
 function fs.open(path, mode) end
 
+---This program's standard input, to be read: a duplicate, which may be closed.
+---@return nebula.fs.File
+function fs.stdin() end
+
 ---Reads on. Fewer bytes than asked for come only at the end of the file.
 ---@param count? integer 1 to 64 MiB (64 KiB)
 ---@return string? data nil at the end
