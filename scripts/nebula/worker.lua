@@ -76,7 +76,7 @@ function worker.new(storage, opts)
     concurrency = given.concurrency, running = 0, slow = 0, hungry = {}, leased = {}, sessions = {}, wants_lease = {},
     counts = { claimed = 0, completed = 0, failed = 0, dead = 0, cancelled = 0, lost = 0 },
     periodic = entries, halted = false, lanes_paused = false, pushes = 0,
-    freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
+    turn = nebula.task.semaphore(1), freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
   }, Worker)
   if given.policy then
     self.watched = Watched.new(given.policy)

@@ -153,12 +153,12 @@ describe("limits over many processes", function()
   end
 
   it("share by worker-seconds, whatever the jobs of a lane take", function()
-    local jobs = jobs_of("long", 400, 0.2)
-    table.move(jobs_of("short", 4000, 0.02), 1, 4000, #jobs + 1, jobs)
+    local jobs = jobs_of("long", 1000, 0.1)
+    table.move(jobs_of("short", 9000, 0.01), 1, 9000, #jobs + 1, jobs)
     work("local p = policy 'fair_share'\nreturn { lane = 'payload.tenant', options = p.options, claim = p.claim }",
       jobs)
     local running = { spawn("--concurrency", "8"), spawn("--concurrency", "8") }
-    child.await("a part of the jobs", LONG, function() return count "status = 'completed'" > 600 end)
+    child.await("a part of the jobs", LONG, function() return count "status = 'completed'" > 2500 end)
     for _, process in ipairs(running) do process:kill(15) end
     for _, process in ipairs(running) do process:wait() end
     assert.is_true(count "status = 'pending' AND lane = 'long'" > 0)

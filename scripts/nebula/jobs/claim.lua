@@ -65,7 +65,7 @@ end
 local function claim_by_lanes(self, worker, lease, plan)
   local taker = rawget(self, "by_lanes")
   if not taker then
-    taker = laned.new { policy = function() return self:policy() end }
+    taker = laned.new { leases = true, policy = function() return self:policy() end }
     rawset(self, "by_lanes", taker)
   end
   local conn <close> = self.db:acquire()

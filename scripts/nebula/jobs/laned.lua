@@ -1,23 +1,26 @@
 -- jobs/laned.lua: a claim by lanes, for the worker and for claim_jobs.
 --
--- In one transaction: some lanes that have jobs are drawn and locked (a bounded number, the next ones
--- at the next claim); their state is read (what runs, what they used, tokens); the policy says what each
--- may take; candidates are drawn from each; share.lua and the policy's select choose among them; the
--- chosen ones are leased. Then it commits.
+-- Some lanes that have jobs are drawn (a bounded number, the next ones at the next claim) and their state
+-- is read: what runs, what they used, tokens. The policy says what each may take; share.lua divides the
+-- slots, and the policy's select, if it has one, ranks candidates of each lane. There are two ways to
+-- take them:
 --
--- A lane's lock is an advisory one of the transaction: where somebody else has it, the lane is left
--- out this time. Under it nobody else takes jobs of the lane, so a cap holds over all hosts: running are
--- the jobs under a lease that has not ended, whoever took them; what has no lease of ours (other
--- engines' claims) does not count. The lock is taken before the statement that counts, whose snapshot so
--- sees what its last holder did.
+--   row locks   in the transaction that the worker's batch goes on with (jobs/lane_locks.lua)
+--   leases      under an advisory lock of each lane, which one transaction has at a time, and committed at
+--               once: for claim_jobs, and where a policy speaks of rates
+--
+-- Caps hold over all of them by jobs/slots.lua. What runs is what our claims hold, on all hosts; what
+-- has no lease of ours (other engines' claims) does not count.
 --
 -- Lanes come from the jobs' index by lane, by skipping from lane to lane, not from a table that pushes
 -- would have to write: no push waits for another one, and no lane is forgotten.
 local claim = require "nebula.worker.claim"
+local lane_locks = require "nebula.jobs.lane_locks"
 local lanes = require "nebula.jobs.lanes"
 local limits = require "nebula.jobs.limits"
 local nebula = require "nebula"
 local share = require "nebula.policy.share"
+local slots = require "nebula.jobs.slots"
 
 local laned = {}
 
@@ -48,7 +51,7 @@ local DRAW = [[
     FROM before b
     WHERE b.lane < $1
   )
-  SELECT lane, again, pg_try_advisory_xact_lock(hashtextextended(lane, 6471)) AS mine
+  SELECT lane, again, %s AS mine
   FROM (
     SELECT lane, false AS again FROM behind WHERE lane IS NOT NULL
     UNION ALL
@@ -59,7 +62,7 @@ local DRAW = [[
 
 -- The lanes of jobs that must run alone.
 local DRAW_SUSPECT = [[
-  SELECT lane, true AS again, pg_try_advisory_xact_lock(hashtextextended(lane, 6471)) AS mine
+  SELECT lane, true AS again, %s AS mine
   FROM (
     SELECT DISTINCT lane FROM workflow_jobs
     WHERE status = 'pending' AND suspect AND lane > $1 AND scheduled_at <= now()
@@ -72,10 +75,7 @@ local STATE = [[
     extract(epoch FROM clock_timestamp() - t.tokens_at)::float8 AS since,
     (SELECT max(version) FROM job_policies) AS in_force,
     EXISTS (SELECT FROM job_pauses p WHERE p.lane IN (l.lane, '')) AS paused,
-    (SELECT count(*)
-      FROM workflow_jobs j
-      WHERE j.status = 'running' AND j.lane = l.lane AND j.lease_until IS NOT NULL
-      AND j.lease_until > clock_timestamp()) AS running%s
+    %s AS running %s
   FROM unnest($1::text[]) WITH ORDINALITY l (lane, n)
   LEFT JOIN job_lanes t ON t.lane = l.lane
 ]]
@@ -87,11 +87,13 @@ local VIEW = [[,
       WHERE u.lane = l.lane AND u.minute > extract(epoch FROM clock_timestamp())::bigint / 60 - 10)::float8 AS used,
     (SELECT extract(epoch FROM clock_timestamp() - j.scheduled_at)
       FROM workflow_jobs j
-      WHERE j.status = 'pending' AND j.lane = l.lane AND j.scheduled_at <= now()
-      ORDER BY j.scheduled_at
+      WHERE j.status = 'pending' AND j.lane >= l.lane AND j.lane <= l.lane AND j.scheduled_at <= now()
+      ORDER BY j.lane, j.scheduled_at
       LIMIT 1)::float8 AS oldest_wait
 ]]
 
+-- Bounds instead of an equality, and the lane in the order: an index by lane alone gives that, while the
+-- planner would believe that one by time finds jobs of any lane soon.
 local CANDIDATES = [[
   SELECT l.n::int AS n, c.*
   FROM unnest($1::text[], $2::int[]) WITH ORDINALITY l (lane, most, n)
@@ -99,10 +101,11 @@ local CANDIDATES = [[
     SELECT ctid::text AS at, id, lane_by %s
     FROM workflow_jobs
     WHERE status = 'pending'
-    AND lane = l.lane
+    AND lane >= l.lane
+    AND lane <= l.lane
     AND scheduled_at <= now()
     AND %s
-    ORDER BY %s
+    ORDER BY workflow_jobs.lane, %s
     LIMIT l.most
   ) c
 ]]
@@ -143,12 +146,15 @@ local Laned = {}
 Laned.__index = Laned
 
 --- Makes one for a claimant. `where` narrows what is taken (an SQL condition); `suspects`: it takes
---- those that must run alone, and no others.
----@param given {worker: string, lease: number, policy: (fun(): nebula.Policy), where?: string, suspects?: boolean}
+--- those that must run alone, and no others; `turn` is shared by claimants that take turns, instead of
+--- finding each other's lanes locked.
+---@param given {worker: string, lease: number, policy: (fun(): nebula.Policy), where?: string, suspects?: boolean,
+---  turn?: nebula.Semaphore, leases?: boolean} leases: it cannot hold row locks
 ---@return nebula.Laned
 function laned.new(given)
   return setmetatable({
-    worker = given.worker, lease = given.lease, policy = given.policy, after = "", rounds = 0, wait = FIRST_WAIT,
+    worker = given.worker, lease = given.lease, policy = given.policy, turn = given.turn,
+    leases = given.leases or given.suspects, after = "", rounds = 0, wait = FIRST_WAIT,
     draw = given.suspects and DRAW_SUSPECT or DRAW,
     where = (given.suspects and "suspect" or "NOT suspect") .. (given.where and " AND " .. given.where or ""),
   }, Laned)
@@ -164,8 +170,9 @@ end
 
 -- Draws lanes and reads the state of those that could be locked. Returns them, the number drawn, and
 -- whether the draw came round.
-local function draw_lanes(self, conn, first, policy, plan)
-  first[#first + 1] = { self.draw, self.after, DRAWN }
+local function draw_lanes(self, conn, first, policy, plan, locking)
+  local mine = locking and "true" or "pg_try_advisory_xact_lock(hashtextextended(lane, 6471))"
+  first[#first + 1] = { self.draw:format(mine), self.after, DRAWN }
   local results = claim.send(conn, first)
   local drawn = results[#results]
   local names, came_round = {}, #drawn < DRAWN
@@ -173,11 +180,14 @@ local function draw_lanes(self, conn, first, policy, plan)
     if row.mine then names[#names + 1] = row.lane end
     came_round = came_round or row.again
   end
-  if #drawn > 0 then self.after = drawn[#drawn].lane end
-  if #drawn < DRAWN and self.draw == DRAW_SUSPECT then self.after = "" end -- which does not go round by itself
+  if self.draw == DRAW_SUSPECT and #drawn < DRAWN then
+    self.after = "" -- it does not go round by itself
+  elseif #drawn > 0 then
+    self.after = drawn[#drawn < DRAWN and 1 or #drawn].lane -- another lane is the first next time
+  end
   local all = {}
   if #names > 0 then
-    for i, row in ipairs(conn:query(STATE:format(limits.asks(plan) and VIEW or ""), names)) do
+    for i, row in ipairs(conn:query(STATE:format(slots.RUNNING, limits.asks(plan) and VIEW or ""), names)) do
       all[i] = limits.lane(policy, plan, names[row.n], row)
     end
   end
@@ -299,6 +309,48 @@ local function again(self, drawn, held, came_round, since)
   return nebula.time.monotonic() - since < LONGEST_DRAW and "now" or "soon"
 end
 
+-- Under the lanes' locks, and committed: for who cannot hold a transaction, and where tokens are to be kept.
+local function take_leases(self, conn, first, policy, plan)
+  local all, drawn, held, came_round = draw_lanes(self, conn, first, policy, plan)
+  local list, rows = {}, {}
+  for _, lane in ipairs(all) do
+    if lane.allowed > 0 then list[#list + 1] = lane end
+  end
+  slots.bound(conn, list)
+  if #list > 0 then
+    local chosen = (policy:has "select" and choose_selected or choose_first)(self, conn, policy, plan, list)
+    if #chosen > 0 then rows = lease(self, conn, list, chosen) end
+  end
+  limits.write(conn, policy, all)
+  conn:exec "COMMIT"
+  return rows, drawn, held, came_round
+end
+
+-- Under row locks, in the open transaction.
+local function take_locks(self, conn, first, policy, plan)
+  local all, drawn, held, came_round = self.known, 0, 0, true
+  if lane_locks.fresh(self, policy) then
+    if #first > 0 then claim.send(conn, first) end
+  else
+    all, drawn, held, came_round = draw_lanes(self, conn, first, policy, plan, true)
+    if limits.write(conn, policy, all) then conn:exec "COMMIT AND CHAIN" end -- nobody waits for these rows
+  end
+  local list = {}
+  for _, lane in ipairs(all) do
+    if lane.allowed > 0 then list[#list + 1] = lane end
+  end
+  local rows = {}
+  if #list > 0 then
+    rows = lane_locks.take(self, conn, policy, plan, list, policy:has "select" and function(_, bounded)
+      return choose_selected(self, conn, policy, plan, bounded)
+    end or nil)
+  end
+  local all_there_are = drawn < DRAWN and #rows >= plan.limit
+  if drawn > 0 or #rows < plan.limit then lane_locks.keep(self, policy, all_there_are and all or nil) end
+  if #rows == 0 then conn:exec "COMMIT" end
+  return rows, drawn, held, came_round
+end
+
 --- Takes what the policy's plan takes. Returns no rows where nothing is to be taken now, and nil where
 --- it is worth to look again at once. Raises what the server says.
 ---@param conn nebula.pg.Connection
@@ -307,24 +359,17 @@ end
 ---@return table[]? rows, boolean leased
 function Laned:take(conn, first, plan)
   local since, policy = nebula.time.monotonic(), self.policy()
+  local leases = self.leases or plan.lanes and plan.lanes.rate ~= nil
+  local _ <close> = leases and self.turn and self.turn:acquire()
   while true do
-    local all, drawn, held, came_round = draw_lanes(self, conn, first, policy, plan)
-    local list, rows = {}, {}
-    for _, lane in ipairs(all) do
-      if lane.allowed > 0 then list[#list + 1] = lane end
-    end
-    if #list > 0 then
-      local chosen = (policy:has "select" and choose_selected or choose_first)(self, conn, policy, plan, list)
-      if #chosen > 0 then rows = lease(self, conn, list, chosen) end
-    end
-    limits.write(conn, policy, all)
-    conn:exec "COMMIT"
+    local cached = not leases and lane_locks.fresh(self, policy)
+    local rows, drawn, held, came_round = (leases and take_leases or take_locks)(self, conn, first, policy, plan)
     if #rows > 0 then
       self.wait, self.rounds = FIRST_WAIT, 0
-      return rows, true
+      return rows, leases
     end
-    local when = again(self, drawn, held, came_round, since)
-    if when ~= "now" then return when == nil and {} or nil, true end
+    local when = cached and "now" or again(self, drawn, held, came_round, since)
+    if when ~= "now" then return when == nil and {} or nil, leases end
     first = { { "BEGIN" } }
   end
 end

@@ -78,6 +78,7 @@ end
 ---@param conn nebula.pg.Connection
 ---@param policy nebula.Policy
 ---@param list nebula.LaneNow[]
+---@return boolean written
 function limits.write(conn, policy, list)
   local null = nebula.null
   local c = { {}, {}, {}, {}, {}, {} }
@@ -95,6 +96,7 @@ function limits.write(conn, policy, list)
     end
   end
   if #c[1] > 0 then conn:exec(WRITE, table.unpack(c)) end
+  return #c[1] > 0
 end
 
 return limits
