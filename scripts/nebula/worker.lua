@@ -175,8 +175,8 @@ end
 ---@return boolean
 function Worker:ended(looked)
   if not self.finished or looked < self.pushes or self.running > 0 or next(self.leased) then return false end
-  for _, session in ipairs(self.sessions) do -- one at work may give jobs back that the others did not see
-    if session.begun and not session.resting then return false end
+  for i, session in ipairs(self.sessions) do -- one at work may give jobs back that the others did not see
+    if (session.begun or i == 1) and not session.resting then return false end -- the first looks for suspects
   end
   if not self.lanes:settled() or not self.finished() then return false end
   self.stopping = true

@@ -44,8 +44,11 @@ local CHOSEN = ([[
 
 local COLUMNS_ALONE = claim.COLUMNS:gsub(", payload", "")
 
--- Divides the slots, and binds capped lanes by places. Returns the lanes that may take something.
-local function divided(conn, n, list)
+local function last(results) return results[#results] end
+
+-- Divides the slots, and binds capped lanes by places. `first`: statements to send before. Returns the
+-- lanes that may take something.
+local function divided(conn, n, list, first)
   local parts, taking, capped = share.divide(n, list), {}, {}
   for i, lane in ipairs(list) do
     if parts[i] > 0 then
@@ -58,18 +61,23 @@ local function divided(conn, n, list)
     end
   end
   if #capped > 0 then
-    for _, row in ipairs(conn:query(slots.LOCK, slots.columns(capped))) do capped[row.n].worth = row.worth end
+    first[#first + 1] = { slots.LOCK, slots.columns(capped) }
+    for _, row in ipairs(last(claim.send(conn, first))) do capped[row.n].worth = row.worth end
+    for i = #first, 1, -1 do first[i] = nil end -- sent
   end
   return taking
 end
 
-local function lock(self, conn, plan, taking, columns)
+local function lock(self, conn, plan, taking, columns, first)
   local null = nebula.null
   local names, most, passed, worth = {}, {}, {}, {}
   for i, lane in ipairs(taking) do
     names[i], most[i], passed[i], worth[i] = lane.key, lane.part, lane.got, lane.worth or null
   end
-  return conn:query(LOCK:format(columns, self.where, plan.order, slots.RUNNING), names, most, passed, worth)
+  first[#first + 1] = { LOCK:format(columns, self.where, plan.order, slots.RUNNING), names, most, passed, worth }
+  local rows = last(claim.send(conn, first))
+  for i = #first, 1, -1 do first[i] = nil end
+  return rows
 end
 
 -- The locked rows, in turns of their lanes. Those whose lane is by another declaration are given theirs.
@@ -98,10 +106,9 @@ local function sort_rows(conn, policy, taking, rows)
 end
 
 -- Of each lane its first jobs. Where some lanes have less than their part, the others get the rest.
-local function take_first(self, conn, policy, plan, list)
-  local taking = divided(conn, plan.limit, list)
-  if #taking == 0 then return {} end
-  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, claim.COLUMNS))
+local function take_first(self, conn, policy, plan, list, first)
+  local taking = divided(conn, plan.limit, list, first)
+  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, claim.COLUMNS, first))
   local left, more = plan.limit - #rows, {}
   for _, lane in ipairs(taking) do
     if left > 0 and not lane.cap and lane.got == lane.part then
@@ -110,17 +117,16 @@ local function take_first(self, conn, policy, plan, list)
     end
   end
   if #more == 0 or #more == #taking then return rows end
-  local again = divided(conn, left, more)
+  local again = divided(conn, left, more, {})
   for _, lane in ipairs(again) do lane.got = lane.passed end
-  local rest = sort_rows(conn, policy, again, lock(self, conn, plan, again, claim.COLUMNS))
+  local rest = sort_rows(conn, policy, again, lock(self, conn, plan, again, claim.COLUMNS, {}))
   return table.move(rest, 1, #rest, #rows + 1, rows)
 end
 
 -- One job, whose payload may be beyond what can be read: then it is failed, and there is none.
-local function take_one(self, conn, policy, plan, list)
-  local taking = divided(conn, 1, list)
-  if #taking == 0 then return {} end
-  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, COLUMNS_ALONE))
+local function take_one(self, conn, policy, plan, list, first)
+  local taking = divided(conn, 1, list, first)
+  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, COLUMNS_ALONE, first))
   local job = rows[1]
   if not job then return rows end
   local row, err = nebula.try(conn.one, conn, "SELECT payload FROM workflow_jobs WHERE ctid = $1::tid", job.at)
@@ -135,23 +141,39 @@ local function take_one(self, conn, policy, plan, list)
   return {}
 end
 
+-- The lanes of this claim, another one first each time; of capped ones a bounded number.
+local function rotated(self, list)
+  local bounded, capped, count = {}, 0, #list
+  local from = self.rotation or 0
+  for i = 1, count do
+    local lane = list[(from + i - 1) % count + 1]
+    capped = capped + (lane.cap and 1 or 0)
+    if capped > MOST_CAPPED then
+      self.rotation = from + i - 1
+      return bounded
+    end
+    bounded[i] = lane
+  end
+  self.rotation = from + 1
+  return bounded
+end
+
 --- Locks jobs of these lanes for a plan, in the open transaction.
 ---@param self nebula.Laned
 ---@param conn nebula.pg.Connection
+---@param first table[] statements to send first; empty once they are
 ---@param policy nebula.Policy
 ---@param plan nebula.Plan
----@param list nebula.LaneNow[]
+---@param list nebula.LaneNow[] one or more
 ---@param select? fun(conn: nebula.pg.Connection, list: nebula.LaneNow[]): table[] the policy's select: the candidates
 ---@return table[] rows
-function lane_locks.take(self, conn, policy, plan, list, select)
-  local bounded, capped = {}, 0
-  for _, lane in ipairs(list) do
-    if lane.cap then capped = capped + 1 end
-    if not lane.cap or capped <= MOST_CAPPED then bounded[#bounded + 1] = lane end
-  end
+function lane_locks.take(self, conn, first, policy, plan, list, select)
+  local bounded = rotated(self, list)
   if not select then
-    return (plan.limit == 1 and take_one or take_first)(self, conn, policy, plan, bounded)
+    return (plan.limit == 1 and take_one or take_first)(self, conn, policy, plan, bounded, first)
   end
+  if #first > 0 then claim.send(conn, first) end
+  for i = #first, 1, -1 do first[i] = nil end
   slots.bound(conn, bounded)
   local chosen = select(conn, bounded)
   if #chosen == 0 then return chosen end

@@ -174,6 +174,7 @@ local function draw_lanes(self, conn, first, policy, plan, locking)
   local mine = locking and "true" or "pg_try_advisory_xact_lock(hashtextextended(lane, 6471))"
   first[#first + 1] = { self.draw:format(mine), self.after, DRAWN }
   local results = claim.send(conn, first)
+  for i = #first, 1, -1 do first[i] = nil end -- sent
   local drawn = results[#results]
   local names, came_round = {}, #drawn < DRAWN
   for _, row in ipairs(drawn) do
@@ -329,9 +330,7 @@ end
 -- Under row locks, in the open transaction.
 local function take_locks(self, conn, first, policy, plan)
   local all, drawn, held, came_round = self.known, 0, 0, true
-  if lane_locks.fresh(self, policy) then
-    if #first > 0 then claim.send(conn, first) end
-  else
+  if not lane_locks.fresh(self, policy) then
     all, drawn, held, came_round = draw_lanes(self, conn, first, policy, plan, true)
     if limits.write(conn, policy, all) then conn:exec "COMMIT AND CHAIN" end -- nobody waits for these rows
   end
@@ -341,12 +340,13 @@ local function take_locks(self, conn, first, policy, plan)
   end
   local rows = {}
   if #list > 0 then
-    rows = lane_locks.take(self, conn, policy, plan, list, policy:has "select" and function(_, bounded)
+    rows = lane_locks.take(self, conn, first, policy, plan, list, policy:has "select" and function(_, bounded)
       return choose_selected(self, conn, policy, plan, bounded)
     end or nil)
   end
-  local all_there_are = drawn < DRAWN and #rows >= plan.limit
-  if drawn > 0 or #rows < plan.limit then lane_locks.keep(self, policy, all_there_are and all or nil) end
+  if #first > 0 then claim.send(conn, first) end
+  local enough = #rows > plan.limit // 2
+  if drawn > 0 or not enough then lane_locks.keep(self, policy, enough and drawn < DRAWN and all or nil) end
   if #rows == 0 then conn:exec "COMMIT" end
   return rows, drawn, held, came_round
 end
@@ -363,7 +363,14 @@ function Laned:take(conn, first, plan)
   local _ <close> = leases and self.turn and self.turn:acquire()
   while true do
     local cached = not leases and lane_locks.fresh(self, policy)
-    local rows, drawn, held, came_round = (leases and take_leases or take_locks)(self, conn, first, policy, plan)
+    local taken, err = nebula.try(function()
+      return { (leases and take_leases or take_locks)(self, conn, first, policy, plan) }
+    end)
+    if not taken then
+      if #first == 0 then err.index = math.maxinteger end -- those were sent, and succeeded
+      error(err, 0)
+    end
+    local rows, drawn, held, came_round = table.unpack(taken, 1, 4)
     if #rows > 0 then
       self.wait, self.rounds = FIRST_WAIT, 0
       return rows, leases
