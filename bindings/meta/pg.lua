@@ -49,6 +49,9 @@ local pg = {}
 ---Opens a pool. Connects to nothing yet, but for `min_connections` in the background.
 ---The statement log tells a statement's text with its strings as ?, number and types of its parameters,
 ---rows, duration and file:line; with `statement_logging = "parameters"` strings and values as they are.
+---NEBULA_TRACE=1 in the environment logs each statement of every pool as a span: besides, the task, the
+---connection, how long it waited before it was sent, and the whole time.
+---A pool of 20 or more that the server has no room for is told of at `warn`, once.
 ---Raises `config` (a malformed URL), `validation` (an option).
 ---@param options? nebula.pg.connect_options|string options, or the URL alone
 ---@return nebula.pg.Pool
@@ -177,6 +180,19 @@ function queries:batch(list, options) end
 ---@return T ...
 function queries:transaction(fn, options) end
 
+---@class nebula.pg.statement_stats
+---@field statement string
+---@field calls integer
+---@field errors integer
+---@field rows integer
+---@field seconds number of all calls
+---@field mean number
+---@field max number
+---@field p50 number
+---@field p95 number
+---@field p99 number
+---@field histogram {within: number, count: integer}[] buckets that are not empty; `within` is the upper bound
+
 ---Connections for everybody. What a statement changes in its session (SET, set_config, an advisory
 ---lock, a temporary table) is undone before the connection is given to another caller: :acquire one
 ---to keep such a state. A function of your own that changes the session behind a SELECT is not seen.
@@ -211,6 +227,12 @@ function pool:listen(channel, fn, options) end
 ---waited, timeouts, pipelined since the start.
 ---@return table<string, integer>
 function pool:stats() end
+
+---What the pool's statements have cost so far, the costliest first, their strings as ?. Times are in seconds,
+---on the server and the wire; percentiles are right to a histogram's bucket (a factor of 1.41).
+---@param most? integer how many (100)
+---@return nebula.pg.statement_stats[]
+function pool:statements(most) end
 
 ---Sets `max_connections`. Those above it close as they become idle.
 ---@param max_connections integer 1 to 10000

@@ -186,6 +186,7 @@ static bool send_one(pg_conn *self, pg_request *r) {
   r->parse_step = -1;
   r->name = 0;
   r->sent_ns = uv_hrtime();
+  r->serial = self->serial;
   if (r->dirties) self->dirty = true;
   if (self->prepared != NULL && !r->abandoned && r->statement->scan.forgets)
     pg_prepared_clear(self->prepared);

@@ -1,6 +1,7 @@
 /* conn_read.c: what the server answers, given to the request it belongs to. */
 #include "pg/conn.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include "pg/copy.h"
@@ -144,14 +145,22 @@ static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
   r->result = result;
 }
 
+static uint64_t affected(PGresult *result) {
+  return result == NULL ? 0 : strtoull(PQcmdTuples(result), NULL, 10);
+}
+
 static void time_it(pg_conn *self, pg_request *r) {
   uint64_t now = uv_hrtime();
   uint64_t from = r->sent_ns > self->settled_ns ? r->sent_ns : self->settled_ns;
   self->settled_ns = now;
   r->took_ns = now - from;
-  if (r->kind != PG_REQUEST_EXECUTE) return;
-  size_t rows = r->rows_seen + (size_t)PQntuples(r->result);
-  pg_statement_ran(r->statement, (double)(now - from) / 1000, rows);
+  size_t returned = r->rows_seen + (size_t)PQntuples(r->result);
+  if (r->kind != PG_REQUEST_DESCRIBE)
+    pg_tally_add(&r->statement->tally, (double)(now - from) / 1e9,
+                 returned > 0 ? returned : affected(r->result),
+                 is_error(r->result) || r->outcome != PG_OUTCOME_OK);
+  if (r->kind == PG_REQUEST_EXECUTE)
+    pg_statement_ran(r->statement, (double)(now - from) / 1000, returned);
 }
 
 /* The head's last result is in. */

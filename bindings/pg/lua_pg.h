@@ -21,7 +21,7 @@ typedef struct lua_pg_pool {
   size_t max_bytes;
   double timeout;
   lua_State *aside; /* kept by user value 1: where callbacks of the loop use Lua */
-  bool log_statements, log_values;
+  bool log_statements, log_values, trace;
   double slow_query; /* seconds; 0: none is too slow */
   double leak_after; /* seconds; 0: none is held for too long */
 } lua_pg_pool;
@@ -50,6 +50,9 @@ enum { LUA_PG_QUERY, LUA_PG_ONE, LUA_PG_VALUE_OF, LUA_PG_EXEC, LUA_PG_ROWS };
 
 /* ---- lua_pool.c ---- */
 lua_pg_pool *lua_pg_check_pool(lua_State *L, int index, const char *call);
+
+/* ---- lua_statements.c ---- */
+int lua_pg_pool_statements(lua_State *L);
 
 /* ---- lua_session.c ---- */
 /* The session at index, alive; raises where it ended or lost its connection. */
@@ -115,6 +118,8 @@ void lua_pg_keep_decoding(lua_pg_pool *pool, pg_request *request);
  * finalizer: one may run in the middle of another call, whose request and buffer it would take. */
 pg_request *lua_pg_build(lua_State *L, lua_pg_pool *pool, pg_request_kind kind, const char *sql,
                          size_t length);
+/* Where the pool is observed: notes who asks, from where and since when. */
+void lua_pg_note_caller(lua_State *L, pg_request *request);
 task_ticket lua_pg_ticket(lua_State *L, pg_request *request, const char *what);
 void lua_pg_abandon(void *request);
 

@@ -145,6 +145,7 @@ static int pool_gc(lua_State *L) {
   pg_pool *pool = self->pool;
   self->pool = NULL;
   pg_pool_observe(pool, NULL, NULL);
+  pg_pool_warn(pool, NULL, NULL);
   pg_pool_report_leaks(pool, 0, NULL, NULL);
   pg_pool_close(pool, true);
   pg_pool_release(pool);
@@ -211,6 +212,7 @@ int lua_open_pg(lua_State *L) {
                                      {"listen", lua_pg_pool_listen},
                                      {"batch", lua_pg_pool_batch},
                                      {"stats", pool_stats},
+                                     {"statements", lua_pg_pool_statements},
                                      {"resize", pool_resize},
                                      {"close", pool_close},
                                      {NULL, NULL}};

@@ -63,10 +63,17 @@ void lua_pg_note_where(lua_State *L, pg_request *request) {
   lua_pop(L, 1);
 }
 
+void lua_pg_note_caller(lua_State *L, pg_request *request) {
+  if (!pg_pool_is_observed(request->pool)) return;
+  lua_pg_note_where(L, request);
+  if (request->asked_ns == 0) request->asked_ns = uv_hrtime();
+  request->task = task_current_id(L);
+}
+
 task_ticket lua_pg_ticket(lua_State *L, pg_request *request, const char *what) {
   _Static_assert(sizeof(task_ticket) <= sizeof request->tag, "a ticket fits");
   task_ticket ticket = task_wait_begin(L, what);
-  if (pg_pool_is_observed(request->pool)) lua_pg_note_where(L, request);
+  lua_pg_note_caller(L, request);
   memcpy(request->tag, &ticket, sizeof ticket);
   request->done = on_done;
   return ticket;
@@ -144,9 +151,16 @@ static void submit(lua_pg_pool *pool, lua_pg_session *session, pg_request *r) {
   pg_pool_submit_to(pool->pool, lua_pg_session_conn(session), r);
 }
 
+/* A call that has asked for its statement's types, and goes on. */
+typedef struct described {
+  int shape;
+  uint64_t asked_ns;
+} described;
+
 /* Sends what the arguments ask for: first, where its types are not known, to learn them. */
 static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int shape,
-                 const char *call, bool resumed) {
+                 const char *call, const described *before) {
+  bool resumed = before != NULL;
   order o;
   read_order(L, pool, call, &o);
   if (session != NULL && pg_conn_is_streaming(lua_pg_session_conn(session)))
@@ -170,6 +184,7 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
   r->alone = s->scan.kind > PG_CLASS_WRITE || s->scan.session || r->kind != PG_REQUEST_EXECUTE;
   r->unprepared = o.unprepared;
   r->resumed = resumed;
+  r->asked_ns = resumed ? before->asked_ns : 0;
   r->max_bytes = o.max_bytes;
   r->timeout = o.timeout;
   r->task = task_current_id(L);
@@ -184,7 +199,7 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
     if (session != NULL && lua_pg_in_transaction(session)) return lua_pg_cursor_rows(L, session, r);
     int results = lua_pg_stream_rows(L, pool, r);
     pool->building = NULL;
-    if (pg_pool_is_observed(pool->pool)) lua_pg_note_where(L, r);
+    lua_pg_note_caller(L, r);
     r->done = on_done;
     submit(pool, session, r);
     return results;
@@ -199,13 +214,14 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
 }
 
 /* The pool and the session of the object at 1; every method has its shape and name as upvalues. */
-static int again(lua_State *L, int shape) {
+static int again(lua_State *L, const described *before) {
+  int shape = before->shape;
   const char *call = lua_tostring(L, lua_upvalueindex(2));
   if (lua_toboolean(L, lua_upvalueindex(3))) {
     lua_pg_session *session = lua_pg_check_session(L, 1, call);
-    return start(L, session->pool, session, shape, call, true);
+    return start(L, session->pool, session, shape, call, before);
   }
-  return start(L, lua_pg_check_pool(L, 1, call), NULL, shape, call, true);
+  return start(L, lua_pg_check_pool(L, 1, call), NULL, shape, call, before);
 }
 
 lua_pg_pool *lua_pg_pool_of_call(lua_State *L) {
@@ -220,8 +236,9 @@ static int query_done(lua_State *L, int status, lua_KContext context) {
   if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, pool, r);
   int shape = r->shape;
   if (r->kind == PG_REQUEST_DESCRIBE) {
+    described before = {shape, r->asked_ns};
     pg_request_release(r);
-    return again(L, shape);
+    return again(L, &before);
   }
   lua_pg_keep_decoding(pool, r);
   int results = lua_pg_decode(L, r->result, shape);
@@ -233,13 +250,13 @@ static int query_done(lua_State *L, int status, lua_KContext context) {
 int lua_pg_pool_query(lua_State *L) {
   const char *call = lua_tostring(L, lua_upvalueindex(2));
   lua_pg_pool *pool = lua_pg_check_pool(L, 1, call);
-  return start(L, pool, NULL, (int)lua_tointeger(L, lua_upvalueindex(1)), call, false);
+  return start(L, pool, NULL, (int)lua_tointeger(L, lua_upvalueindex(1)), call, NULL);
 }
 
 int lua_pg_session_query(lua_State *L) {
   const char *call = lua_tostring(L, lua_upvalueindex(2));
   lua_pg_session *session = lua_pg_check_session(L, 1, call);
-  return start(L, session->pool, session, (int)lua_tointeger(L, lua_upvalueindex(1)), call, false);
+  return start(L, session->pool, session, (int)lua_tointeger(L, lua_upvalueindex(1)), call, NULL);
 }
 
 int lua_pg_command(lua_State *L, lua_pg_session *session, const char *sql, const char *what,

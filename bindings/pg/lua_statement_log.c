@@ -5,6 +5,7 @@
  * call; nothing in it can run a script's code. Values of parameters are shown only where the pool
  * was told to; then strings in the SQL are too. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <lauxlib.h>
 #include "base/lua_error.h"
@@ -118,11 +119,32 @@ static void set_rows(lua_State *L, const pg_request *r) {
   lua_setfield(L, -2, "rows");
 }
 
+static double milliseconds(uint64_t ns) {
+  return (double)(int64_t)(ns / 1000) / 1000;
+}
+
+/* What a span says besides: whose it is, and how the time before the statement was sent was spent.
+ */
+static void set_span(lua_State *L, const pg_request *r) {
+  uint64_t now = uv_hrtime(), sent = r->sent_ns != 0 ? r->sent_ns : now;
+  lua_pushinteger(L, (lua_Integer)r->task);
+  lua_setfield(L, -2, "task");
+  if (r->serial != 0) {
+    lua_pushinteger(L, (lua_Integer)r->serial);
+    lua_setfield(L, -2, "connection");
+  }
+  if (r->asked_ns == 0) return;
+  lua_pushnumber(L, milliseconds(sent > r->asked_ns ? sent - r->asked_ns : 0));
+  lua_setfield(L, -2, "waited_ms");
+  lua_pushnumber(L, milliseconds(now - r->asked_ns));
+  lua_setfield(L, -2, "total_ms");
+}
+
 static int write_record(lua_State *L) {
   const record *self = lua_touserdata(L, 1);
   const pg_request *r = self->request;
   const char *error = error_of(r);
-  lua_createtable(L, 0, 8);
+  lua_createtable(L, 0, 12);
   set_statement(L, self);
   set_parameters(L, self);
   set_rows(L, r);
@@ -130,8 +152,9 @@ static int write_record(lua_State *L) {
   if (error != NULL) set_text(L, "error", error);
   lua_pushnumber(L, (lua_Number)(int64_t)(self->seconds * 1e6) / 1000);
   lua_setfield(L, -2, "duration_ms");
-  log_write(L, self->slow ? LOG_WARN : LOG_INFO, self->slow ? "slow statement" : "statement",
-            lua_gettop(L));
+  if (self->pool->trace) set_span(L, r);
+  const char *what = self->slow ? "slow statement" : self->pool->trace ? "span" : "statement";
+  log_write(L, self->slow ? LOG_WARN : LOG_INFO, what, lua_gettop(L));
   return 0;
 }
 
@@ -139,7 +162,7 @@ static void on_statement(void *data, const pg_request *request, double seconds) 
   lua_pg_pool *pool = data;
   record r = {pool, request, seconds, pool->slow_query > 0 && seconds >= pool->slow_query};
   lua_State *L = pool->aside;
-  if ((!r.slow && !pool->log_statements) || !lua_checkstack(L, 4)) return;
+  if ((!r.slow && !pool->log_statements && !pool->trace) || !lua_checkstack(L, 4)) return;
   if (!log_enabled(L, r.slow ? LOG_WARN : LOG_INFO)) return;
   int top = lua_gettop(L);
   lua_pushcfunction(L, write_record);
@@ -174,7 +197,31 @@ static void on_leak(void *data, const char *where, double seconds) {
   lua_settop(L, top);
 }
 
+static int write_warning(lua_State *L) {
+  log_write(L, LOG_WARN, lua_touserdata(L, 1), 0);
+  return 0;
+}
+
+static void on_warning(void *data, const char *text) {
+  lua_State *L = ((lua_pg_pool *)data)->aside;
+  if (!lua_checkstack(L, 4)) return;
+  int top = lua_gettop(L);
+  lua_pushcfunction(L, write_warning);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)text);
+  lua_pcall(L, 1, 0, 0);
+  lua_settop(L, top);
+}
+
+/* Everybody's spans, whatever the pool was told: NEBULA_TRACE=1. */
+static bool is_traced(void) {
+  const char *value = getenv("NEBULA_TRACE");
+  return value != NULL && strcmp(value, "1") == 0;
+}
+
 void lua_pg_start_logging(lua_pg_pool *self) {
-  if (self->log_statements || self->slow_query > 0) pg_pool_observe(self->pool, on_statement, self);
+  self->trace = is_traced();
+  pg_pool_warn(self->pool, on_warning, self);
+  if (self->log_statements || self->trace || self->slow_query > 0)
+    pg_pool_observe(self->pool, on_statement, self);
   if (self->leak_after > 0) pg_pool_report_leaks(self->pool, self->leak_after, on_leak, self);
 }

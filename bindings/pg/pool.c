@@ -108,6 +108,10 @@ pg_statement *pg_pool_intern(pg_pool *self, const char *text, size_t length) {
   return pg_statements_intern(self->statements, text, length);
 }
 
+const pg_statement *pg_pool_newest_statement(const pg_pool *self) {
+  return pg_statements_newest(self->statements);
+}
+
 bool pg_conn_available(const pg_conn *conn) {
   return conn->state == PG_CONN_READY && !conn->held && !conn->evict && !conn->rolling &&
          !conn->cancelling;

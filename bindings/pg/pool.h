@@ -53,6 +53,11 @@ bool pg_pool_is_observed(const pg_pool *self);
 typedef void pg_leak_fn(void *data, const char *where, double seconds);
 void pg_pool_report_leaks(pg_pool *self, double after, pg_leak_fn *leaked, void *data);
 
+/* Has `warn` told, once, that the server has room for fewer connections than the pool may open. It
+ * is asked when the pool has grown to a fair part of its maximum. NULL ends that. */
+typedef void pg_warn_fn(void *data, const char *text);
+void pg_pool_warn(pg_pool *self, pg_warn_fn *warn, void *data);
+
 /* Connections above the new maximum close as they become idle. False on a lack of memory. */
 bool pg_pool_resize(pg_pool *self, size_t max_connections);
 
@@ -61,6 +66,9 @@ bool pg_pool_is_full(const pg_pool *self);
 
 /* The statement of a text, with a reference for the caller; NULL on a lack of memory. */
 pg_statement *pg_pool_intern(pg_pool *self, const char *text, size_t length);
+
+/* The statement used last; the others follow by `older`. */
+const pg_statement *pg_pool_newest_statement(const pg_pool *self);
 
 /* Hands a request in; its `done` is called later, never from inside this call. */
 void pg_pool_submit(pg_pool *self, pg_request *request);

@@ -87,6 +87,7 @@ void pg_pool_note_failure(pg_pool *self, const char *text) {
 static void connect_failed(pg_pool *self, const pg_conn *conn) {
   self->stats.failed++;
   pg_pool_note_failure(self, conn->error);
+  if (strcmp(self->code, "53300") == 0) pg_pool_no_room(self);
   back_off(self);
   size_t hosts = pg_config_hosts(self->config);
   if (conn->unanswered) self->first_host = (conn->first_host + 1) % hosts;
@@ -144,7 +145,10 @@ static void on_conn_ready(pg_conn *conn) {
     pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
     return;
   }
-  if (self->options.statement_cache == 0) pin(self, conn);
+  if (self->options.statement_cache == 0)
+    pin(self, conn);
+  else
+    pg_pool_check_room(self, conn);
   pg_pool_pump(self);
 }
 

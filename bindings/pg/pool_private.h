@@ -29,6 +29,9 @@ struct pg_pool {
   pg_statements *statements;
   pg_request *spare; /* requests to use again */
   size_t spares;
+  pg_warn_fn *warn; /* NULL once it was told */
+  void *warn_data;
+  bool asked_room;
   pg_leak_fn *leaked;
   void *leak_data;
   double leak_after;
@@ -56,6 +59,12 @@ void pg_pool_pump(pg_pool *self);
 
 /* Opens one more connection where that is allowed now. */
 void pg_pool_grow(pg_pool *self);
+
+/* A connection was opened: ask whether the server has room for all that may be. */
+void pg_pool_check_room(pg_pool *self, pg_conn *conn);
+
+/* The server has refused a connection for lack of room. */
+void pg_pool_no_room(pg_pool *self);
 
 /* A connection was taken: look whether it comes back. */
 void pg_pool_watch_leaks(pg_pool *self);

@@ -1,11 +1,15 @@
 /* pool_upkeep.c: what a pool does by itself: it lets idle connections go, asks those that rest for
  * a sign of life, tells of connections that are held for too long, and follows a change of its
  * size. */
+#include <stdio.h>
 #include <stdlib.h>
 #include "pg/pool_private.h"
 
 #define PING_SECONDS 5.0
 #define EVERY_MOST 30.0
+
+/* A pool below this size asks nobody whether there is room for it. */
+#define ROOM_SURE 20
 
 /* ---- idle connections ---- */
 
@@ -90,6 +94,58 @@ void pg_pool_watch_leaks(pg_pool *self) {
 }
 
 /* ---- the size ---- */
+
+#define ROOM                                                                                       \
+  "SELECT least(current_setting('max_connections')::int"                                           \
+  " - current_setting('superuser_reserved_connections')::int,"                                     \
+  " nullif(r.rolconnlimit, -1), nullif(d.datconnlimit, -1))"                                       \
+  " FROM pg_roles AS r, pg_database AS d"                                                          \
+  " WHERE r.rolname = current_user AND d.datname = current_database()"
+
+void pg_pool_warn(pg_pool *self, pg_warn_fn *warn, void *data) {
+  self->warn = warn;
+  self->warn_data = data;
+}
+
+static void warn_once(pg_pool *self, const char *text) {
+  pg_warn_fn *warn = self->warn;
+  self->warn = NULL;
+  if (warn != NULL) warn(self->warn_data, text);
+}
+
+static void on_room(pg_request *r) {
+  pg_pool *self = r->pool;
+  if (r->outcome != PG_OUTCOME_OK || PQntuples(r->result) != 1) return;
+  size_t room = (size_t)strtoul(PQgetvalue(r->result, 0, 0), NULL, 10);
+  char text[200];
+  if (room >= self->options.max_connections) return;
+  snprintf(text, sizeof text,
+           "the pool may open %zu connections, but the server has room for %zu of all its clients: "
+           "lower max_connections (DATABASE_MAX_CONNECTIONS)",
+           self->options.max_connections, room);
+  warn_once(self, text);
+}
+
+void pg_pool_check_room(pg_pool *self, pg_conn *conn) {
+  size_t most = self->options.max_connections;
+  if (self->warn == NULL || self->asked_room || most < ROOM_SURE || self->count * 4 < most) return;
+  self->asked_room = true;
+  pg_request *r = pg_pool_internal_request(self, PG_REQUEST_EXECUTE, ROOM);
+  if (r == NULL) return;
+  r->abandoned = false;
+  r->done = on_room;
+  pg_conn_send(conn, r);
+  pg_request_release(r);
+}
+
+void pg_pool_no_room(pg_pool *self) {
+  char text[200];
+  snprintf(text, sizeof text,
+           "the server has no room for another connection: this pool has %zu of at most %zu; lower "
+           "max_connections (DATABASE_MAX_CONNECTIONS), or raise the server's",
+           self->count, self->options.max_connections);
+  warn_once(self, text);
+}
 
 bool pg_pool_resize(pg_pool *self, size_t max_connections) {
   if (max_connections > self->room) {

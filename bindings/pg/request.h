@@ -83,8 +83,9 @@ struct pg_request {
   size_t bytes;
   double timeout; /* seconds for the whole, 0: none */
   loop_timer *timer;
-  uint64_t queued_ms, sent_ns;
-  uint64_t took_ns;           /* of the server, once it has answered */
+  uint64_t asked_ns; /* where the pool is observed: when the caller began to wait */
+  uint64_t queued_ms, sent_ns, serial; /* serial: of the connection it was sent over */
+  uint64_t took_ns;                    /* of the server, once it has answered */
   int seen, skip, parse_step; /* results so far; those before the statement's own; the Parse's */
 
   pg_request_fn *done; /* once it is finished; where streaming, each time `wanted` rows came */

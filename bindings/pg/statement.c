@@ -48,6 +48,10 @@ pg_statements *pg_statements_new(size_t capacity) {
   return self;
 }
 
+const pg_statement *pg_statements_newest(const pg_statements *self) {
+  return self->newest;
+}
+
 void pg_statement_retain(pg_statement *self) {
   self->refs++;
 }

@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <libpq-fe.h>
 #include "pg/scan.h"
+#include "pg/tally.h"
 
 typedef struct pg_statement {
   struct pg_statement *chain;         /* same bucket */
@@ -32,6 +33,7 @@ typedef struct pg_statement {
   double mean_us; /* moving average of the server's time; negative before the first */
   double mean_rows;
   uint64_t calls;
+  pg_tally tally;
 } pg_statement;
 
 typedef struct pg_statements pg_statements;
@@ -42,6 +44,9 @@ void pg_statements_free(pg_statements *self);
 
 /* The statement of a text, with a reference for the caller; NULL on a lack of memory. */
 pg_statement *pg_statements_intern(pg_statements *self, const char *text, size_t length);
+
+/* The one used last; the others follow by `older`. NULL where there is none. */
+const pg_statement *pg_statements_newest(const pg_statements *self);
 
 void pg_statement_retain(pg_statement *self);
 void pg_statement_release(pg_statement *self);
