@@ -93,7 +93,7 @@ static void push(lua_State *L, const char *kind, const char *code, bool retryabl
 
 static const char *explain_limit(lua_State *L, const lua_pg_pool *pool, const pg_request *r) {
   size_t limit = r->max_bytes > 0 ? r->max_bytes : pool->max_bytes;
-  if (r->streaming || r->copy != NULL)
+  if ((r->streaming && !r->gathered) || r->copy != NULL)
     return lua_pushfstring(L,
                            "one row is larger than max_bytes (%I): ask for a part of it, or raise "
                            "the limit",
