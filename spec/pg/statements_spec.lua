@@ -2,7 +2,7 @@
 local host = require "spec.support.nebula"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
-local json, pg, task = nebula.json, nebula.pg, nebula.task
+local json, pg = nebula.json, nebula.pg
 
 describe("pg statement counts", function()
   local url = postgres.database()
