@@ -6,6 +6,7 @@
 -- migrate/run.lua. What is only asked for changes nothing.
 local adopt = require "nebula.migrate.adopt"
 local backfill = require "nebula.migrate.backfill"
+local check = require "nebula.check"
 local history = require "nebula.migrate.history"
 local lock = require "nebula.migrate.lock"
 local nebula = require "nebula"
@@ -37,6 +38,9 @@ local function fail(message, ...)
   error(nebula.error { kind = "migration", message = message:format(...) }, 0)
 end
 
+-- Where the project's migrations are, of a function that asks.
+local function path_of(what, opts) return check.fields("migrate." .. what, opts or {}, { path = true }).path end
+
 local function split(given)
   local values = {}
   for name, value in pairs(given or {}) do values[name] = value end
@@ -66,7 +70,7 @@ end
 ---  origin: string?, applied_at: string?, applied_by: string?, duration_ms: integer?, summary: string?}[]
 function migrate.status(db, opts)
   local rows = {}
-  for i, entry in ipairs(series.checked(db, opts and opts.path)) do
+  for i, entry in ipairs(series.checked(db, path_of("status", opts))) do
     local migration, row = entry.migration, entry.row
     rows[i] = {
       series = migration.series, version = migration.version, name = migration.name, summary = migration.summary,
@@ -96,7 +100,7 @@ end
 ---@param opts? {path: string}
 ---@return nebula.MigrationProblem[]
 function migrate.verify(db, opts)
-  local _, problems = series.collect(db, opts and opts.path)
+  local _, problems = series.collect(db, path_of("verify", opts))
   return problems
 end
 
@@ -111,7 +115,7 @@ end
 ---@param opts? {path: string, to: integer, series: string}
 ---@return {series: string, version: integer, name: string, transaction: boolean, steps: string[]}[]
 function migrate.plan(db, opts)
-  opts = opts or {}
+  opts = check.fields("migrate.plan", opts or {}, { path = true, to = true, series = true })
   local entries = series.up_to(series.checked(db, opts.path), series.target(opts.path, opts.series), opts.to)
   local plan, ours = {}, {}
   for _, entry in ipairs(entries) do
@@ -310,7 +314,7 @@ end
 ---@param opts? {path: string}
 ---@return string?
 function migrate.foreign(db, opts)
-  return adopt.wanted(db, (series.collect(db, opts and opts.path)))
+  return adopt.wanted(db, (series.collect(db, path_of("foreign", opts))))
 end
 
 --- Changes the rows of a big table page by page, by primary key; see migrate/backfill.lua. Inside of a

@@ -6,7 +6,7 @@ local postgres = require "spec.support.postgres"
 
 local counter = 0
 
-local FRESH = os.getenv "NEBULA_SPEC_LONG" and 50 or 10
+local FRESH = os.getenv "NEBULA_SPEC_LONG" and 50 or 6
 
 local function quiet() end
 
@@ -132,6 +132,14 @@ describe("nebula.migrate", function()
       refused(project { ["V1__x.lua"] = 'return { up = "SELECT 1", transactional = false }' }))
     assert.matches("it has no `up`", refused(project { ["V1__x.lua"] = "return {}" }))
     assert.matches("a migration is named", refused(project { ["V_1_x.sql"] = "SELECT 1" }))
+  end)
+
+  it("refuses an option that is none, by its name", function()
+    for _, name in ipairs { "up", "down", "adopt", "baseline", "status", "verify", "plan", "pending" } do
+      local _, err = nebula.try(migrate[name], db, { paht = "x" })
+      assert.equal("validation", err.kind, name)
+      assert.matches("paht; did you mean path", err.message)
+    end
   end)
 
   it("refuses a directory that is not there", function()
