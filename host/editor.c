@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <wchar.h>
+#include "text.h"
 
 enum { HISTORY_MOST = 5000, KEYS_A_TURN = 4096, ESCAPE_MS = 50 };
 
@@ -32,6 +33,8 @@ struct editor {
   editor_fn *happened;
   void *data;
   char *prompt, *text;
+  text_locale types;
+  bool dumb; /* a terminal without commands */
   bool reading, completing, ended, closed;
 };
 
@@ -128,6 +131,7 @@ static void on_keys(uv_poll_t *poll, int status, int events) {
 static void poll_closed(uv_handle_t *handle) {
   editor *self = handle->data;
   fclose(self->terminal);
+  text_close(&self->types);
   free(self->prompt);
   free(self->text);
   free(self);
@@ -177,7 +181,10 @@ editor *editor_open(uv_loop_t *loop, editor_fn *happened, void *data, const char
   if (self->terminal == NULL) goto failed;
   setlocale(LC_CTYPE, ""); // how many bytes a character has
   if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
+  const char *kind = getenv("TERM");
+  self->dumb = kind == NULL || *kind == 0 || strcmp(kind, "dumb") == 0;
   *problem = "the terminal cannot be used";
+  if (!text_open(&self->types)) goto failed;
   if (!set_up(self)) goto failed;
   if (uv_poll_init(loop, &self->poll, fileno(self->terminal)) < 0) goto failed;
   self->poll.data = self;
@@ -186,6 +193,7 @@ failed:
   if (self->line != NULL) el_end(self->line);
   if (self->history != NULL) history_end(self->history);
   if (self->terminal != NULL) fclose(self->terminal);
+  text_close(&self->types);
   free(self->prompt);
   free(self);
   return NULL;
@@ -243,8 +251,23 @@ void editor_insert(editor *self, const char *text) {
   el_set(self->line, EL_REFRESH);
 }
 
+/* Takes the prompt and the line away, which may go over several rows of the terminal. */
+static void wipe(editor *self) {
+  struct winsize size = {0};
+  ioctl(fileno(self->terminal), TIOCGWINSZ, &size);
+  if (self->dumb || size.ws_col == 0) {
+    fputc('\n', stdout);
+    return;
+  }
+  const LineInfo *info = el_line(self->line);
+  size_t columns = text_width(&self->types, self->prompt, strlen(self->prompt)) +
+                   text_width(&self->types, info->buffer, (size_t)(info->cursor - info->buffer));
+  if (columns >= size.ws_col) fprintf(stdout, "\033[%zuA", columns / size.ws_col);
+  fputs("\r\033[J", stdout);
+}
+
 void editor_above(editor *self, const char *text, size_t length) {
-  if (self->reading) fputs("\r\033[J", stdout);
+  if (self->reading) wipe(self);
   fwrite(text, 1, length, stdout);
   fflush(stdout);
   if (!self->reading) return;
