@@ -118,19 +118,22 @@ typedef enum naming { UNNAMED, NAMED, NEW, NO_MEMORY } naming;
 /* Finds the statement in the connection's cache, or makes room for it; sets the request's name. */
 static naming name_statement(pg_conn *self, pg_request *r) {
   const pg_statement *s = r->statement;
+  uint32_t evicted = 0, stale = r->stale;
+  r->binary = false;
+  r->stale = 0;
+  if (stale != 0 && !send_deallocate(self, stale)) return NO_MEMORY;
   /* A text without parameters is worth a prepared statement at its second sight. */
   bool worth = s->scan.kind <= PG_CLASS_WRITE && (r->nparams > 0 || s->calls > 0 || s->described);
   if (r->kind != PG_REQUEST_DESCRIBE && !worth && r->nparams == 0) return UNNAMED;
-  if (self->prepared == NULL || r->unprepared) return UNNAMED;
+  /* A second try brings its own Parse: a neighbour's may be stale again before this one runs. */
+  if (self->prepared == NULL || r->unprepared || r->retried) return UNNAMED;
   const pg_prepared_entry *entry = pg_prepared_find(self->prepared, s);
   naming how = entry != NULL ? NAMED : NEW;
-  uint32_t evicted = 0, stale = r->stale;
   if (entry == NULL) entry = pg_prepared_add(self->prepared, r->statement, &evicted);
   if (entry == NULL) return NO_MEMORY;
   r->name = entry->name;
-  r->stale = 0;
-  if (evicted != 0 && !send_deallocate(self, evicted)) return NO_MEMORY;
-  return stale == 0 || send_deallocate(self, stale) ? how : NO_MEMORY;
+  r->binary = entry->binary;
+  return evicted == 0 || send_deallocate(self, evicted) ? how : NO_MEMORY;
 }
 
 static int send_prelude(pg_conn *self, pg_request *r) {

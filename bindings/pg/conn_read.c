@@ -131,6 +131,8 @@ static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
     return;
   }
   int step = r->seen++;
+  if (own && r->parse_step >= 0 && r->name != 0 && !is_error(result))
+    pg_prepared_learn(self->prepared, r->statement, r->name, result);
   if (status == PGRES_FATAL_ERROR || status == PGRES_BAD_RESPONSE) {
     note_error(self, r, result);
     return;
@@ -173,7 +175,6 @@ static void end_head(pg_conn *self) {
     PQclear(r->result);
     r->result = NULL;
     r->retried = true;
-    r->binary = false;
     pg_queue_push_front(&self->pending, r);
     return;
   }
@@ -280,6 +281,8 @@ static bool drain(pg_conn *self) {
     if (PQresultStatus(result) == PGRES_PIPELINE_SYNC) {
       PQclear(result);
       end_head(self);
+      /* It went out behind a DEALLOCATE, when the mode could not be set yet. */
+      if (self->sent.first != NULL && self->sent.first->streaming) PQsetSingleRowMode(self->pg);
       continue;
     }
     take_result(self, r, result);

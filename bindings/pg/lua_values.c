@@ -102,8 +102,13 @@ void lua_pg_push_text(lua_State *L, Oid type, const char *text, size_t length) {
 }
 
 static void push_cell(lua_State *L, const PGresult *result, int row, int column) {
-  lua_pg_push_text(L, PQftype(result, column), PQgetvalue(result, row, column),
-                   (size_t)PQgetlength(result, row, column));
+  Oid type = PQftype(result, column);
+  const char *data = PQgetvalue(result, row, column);
+  size_t length = (size_t)PQgetlength(result, row, column);
+  if (PQfformat(result, column) == 1)
+    lua_pg_push_binary(L, type, data, length);
+  else
+    lua_pg_push_text(L, type, data, length);
 }
 
 void lua_pg_push_names(lua_State *L, const PGresult *result) {

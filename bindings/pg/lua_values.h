@@ -8,6 +8,9 @@
 /* Pushes the value that the type's text means. */
 void lua_pg_push_text(lua_State *L, Oid type, const char *text, size_t length);
 
+/* Pushes the same value of the type's binary form, of a type that pg_binary_pays knows. */
+void lua_pg_push_binary(lua_State *L, Oid type, const char *data, size_t length);
+
 /* Pushes the table of an array's text; NULL elements are nebula.null. */
 void lua_pg_push_array(lua_State *L, Oid element, const char *text, size_t length);
 

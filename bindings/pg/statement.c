@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "pg/binary.h"
 
 struct pg_statements {
   pg_statement **buckets;
@@ -60,7 +61,6 @@ void pg_statement_release(pg_statement *self) {
   if (self == NULL || --self->refs > 0) return;
   free(self->text);
   free(self->params);
-  free(self->fields);
   free(self);
 }
 
@@ -145,60 +145,15 @@ pg_statement *pg_statements_intern(pg_statements *self, const char *text, size_t
   return s;
 }
 
-static bool binary_pays(Oid type) {
-  switch (type) {
-  case 20:  /* int8 */
-  case 701: /* float8 */
-  case 17:  /* bytea */
-  case 1184: /* timestamptz */ return true;
-  default: return false;
-  }
-}
-
-static bool binary_known(Oid type) {
-  switch (type) {
-  case 16:   /* bool */
-  case 18:   /* char */
-  case 19:   /* name */
-  case 21:   /* int2 */
-  case 23:   /* int4 */
-  case 25:   /* text */
-  case 26:   /* oid */
-  case 114:  /* json */
-  case 700:  /* float4 */
-  case 1042: /* bpchar */
-  case 1043: /* varchar */
-  case 1114: /* timestamp */
-  case 2950: /* uuid */
-  case 3802: /* jsonb */ return true;
-  default: return binary_pays(type);
-  }
-}
-
 bool pg_statement_describe(pg_statement *self, const PGresult *result) {
-  int nparams = PQnparams(result), nfields = PQnfields(result);
+  int nparams = PQnparams(result);
   Oid *params = malloc(sizeof *params * ((size_t)nparams + 1));
-  Oid *fields = malloc(sizeof *fields * ((size_t)nfields + 1));
-  if (params == NULL || fields == NULL) {
-    free(params);
-    free(fields);
-    return false;
-  }
-  bool pays = false, known = true;
+  if (params == NULL) return false;
   for (int i = 0; i < nparams; i++)
     params[i] = PQparamtype(result, i);
-  for (int i = 0; i < nfields; i++) {
-    fields[i] = PQftype(result, i);
-    pays = pays || binary_pays(fields[i]);
-    known = known && binary_known(fields[i]);
-  }
   free(self->params);
-  free(self->fields);
   self->params = params;
-  self->fields = fields;
   self->nparams = nparams;
-  self->nfields = nfields;
-  self->binary = pays && known;
   self->described = true;
   self->version++;
   return true;
@@ -303,6 +258,12 @@ pg_prepared_entry *pg_prepared_add(pg_prepared *self, pg_statement *statement, u
   entry_link(self, e);
   self->count++;
   return e;
+}
+
+void pg_prepared_learn(pg_prepared *self, const pg_statement *statement, uint32_t name,
+                       const PGresult *result) {
+  pg_prepared_entry *e = pg_prepared_find(self, statement);
+  if (e != NULL && e->name == name) e->binary = pg_binary_pays(result);
 }
 
 void pg_prepared_forget(pg_prepared *self, const pg_statement *statement, uint32_t name) {

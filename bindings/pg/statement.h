@@ -27,9 +27,8 @@ typedef struct pg_statement {
   pg_scan scan;
   unsigned version; /* of the description; grows each time the server is asked */
   bool described;   /* the fields below are known */
-  int nparams, nfields;
-  Oid *params, *fields;
-  bool binary;    /* every column is better fetched in binary */
+  int nparams;
+  Oid *params;
   double mean_us; /* moving average of the server's time; negative before the first */
   double mean_rows;
   uint64_t calls;
@@ -64,7 +63,8 @@ typedef struct pg_prepared_entry {
   struct pg_prepared_entry *chain, *newer, *older;
   pg_statement *statement;
   uint32_t
-      name; /* never given twice on a connection: one that the server kept is in nobody's way */
+      name;    /* never given twice on a connection: one that the server kept is in nobody's way */
+  bool binary; /* its results are better fetched so; false until the server has described them */
 } pg_prepared_entry;
 
 pg_prepared *pg_prepared_new(size_t capacity);
@@ -75,6 +75,11 @@ pg_prepared_entry *pg_prepared_find(pg_prepared *self, const pg_statement *state
 
 /* Adds an entry. Where the cache is full, the oldest goes and *evicted is its name (0 if none). */
 pg_prepared_entry *pg_prepared_add(pg_prepared *self, pg_statement *statement, uint32_t *evicted);
+
+/* Chooses the format of the entry's results by the columns of this one. They do not change as long
+ * as the server knows the name: a plan that would give others is refused as stale. */
+void pg_prepared_learn(pg_prepared *self, const pg_statement *statement, uint32_t name,
+                       const PGresult *result);
 
 /* Drops the statement's entry, unless it goes by another name meanwhile. */
 void pg_prepared_forget(pg_prepared *self, const pg_statement *statement, uint32_t name);

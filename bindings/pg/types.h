@@ -8,6 +8,7 @@
 enum {
   PG_BOOL = 16,
   PG_BYTEA = 17,
+  PG_NAME = 19,
   PG_INT8 = 20,
   PG_INT2 = 21,
   PG_INT4 = 23,
@@ -16,6 +17,8 @@ enum {
   PG_JSON = 114,
   PG_FLOAT4 = 700,
   PG_FLOAT8 = 701,
+  PG_BPCHAR = 1042,
+  PG_VARCHAR = 1043,
   PG_DATE = 1082,
   PG_TIMESTAMP = 1114,
   PG_TIMESTAMPTZ = 1184,

@@ -43,6 +43,20 @@ describe("a large result", function()
     end)
   end)
 
+  it("is whole where its plan became stale, gathered and streamed", function()
+    local own <close> = nebula.pg.connect { url = postgres.database(), max_connections = 1 }
+    own:exec(("CREATE TABLE shifting AS SELECT i FROM generate_series(1, %d) AS i"):format(ROWS))
+    for change = 1, 6 do
+      assert.equal(ROWS, #own:query "SELECT * FROM shifting")
+      own:exec(("ALTER TABLE shifting ADD COLUMN c%d int DEFAULT %d"):format(change, change))
+      if change % 2 == 0 then
+        local n = 0
+        for row in own:rows "SELECT * FROM shifting" do n = n + row["c" .. change] // change end
+        assert.equal(ROWS, n)
+      end
+    end
+  end)
+
   it("that passes its limit raises, and the connection goes on", function()
     check(db:query(SQL, ROWS), ROWS)
     local _, err = nebula.try(db.query, db, { SQL, max_bytes = 1 << 20 }, 100 * ROWS)
