@@ -111,11 +111,12 @@ lint: $(BUILD)/.test-packages ## the rules of the house, clang-format, luacheck
 format: $(BUILD)/.test-packages ## lay out the C files
 	@clang-format -i $(C_FILES)
 
-# The peers are npm's: node and npm are wanted by benchmarks alone.
+# Peers of the benchmarks alone: these packages, and npm's, for which node and npm are wanted.
+BENCH_PACKAGES := lua-dbi-postgresql
 BENCH ?= spec/bench
 BENCH_PROGRAMS := $(patsubst spec/bench/%.c,$(BUILD)/bench/%,$(wildcard spec/bench/*.c))
 .PHONY: bench
-bench: all $(BUILD)/proxy $(BENCH_PROGRAMS) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## ratios against peers, measured in the same run; BENCH=file runs one
+bench: all $(BUILD)/proxy $(BENCH_PROGRAMS) $(BUILD)/.bench-packages $(SPEC_POSTGRES:%=%/.installed) ## ratios against peers, measured in the same run; BENCH=file runs one
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
 
 $(BUILD)/bench/%: spec/bench/%.c $(BUILD)/.packages
@@ -212,6 +213,10 @@ endef
 $(BUILD)/.packages: Makefile
 	@mkdir -p $(@D)
 	@$(call install_packages,$(PACKAGES))
+	@touch $@
+
+$(BUILD)/.bench-packages: $(BUILD)/.test-packages
+	@$(call install_packages,$(BENCH_PACKAGES))
 	@touch $@
 
 $(BUILD)/.test-packages: $(BUILD)/.packages
