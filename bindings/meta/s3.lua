@@ -163,10 +163,12 @@ function bucket:delete(key, options) end
 ---@return integer count
 function bucket:delete_many(keys, options) end
 
----Copies an object on the server. Options replace what is said about it; without any, that is kept.
+---Copies an object on the server. Options replace what is said about it; without any, that is kept. Over 5 GiB,
+---or over `part_size` where it is given, it goes in parts, many at once, all of one version; tags are not kept then.
 ---@param from string
 ---@param to string
----@param options? nebula.s3.object_options|{from_bucket?: string, if_none_match?: string}
+---@param options? nebula.s3.object_options|{from_bucket?: string, if_none_match?: string, if_match?: string,
+--- part_size?: integer, concurrency?: integer}
 ---@return {etag: string, url: string, last_modified: string, version?: string}
 function bucket:copy(from, to, options) end
 
@@ -191,7 +193,7 @@ function bucket:copy(from, to, options) end
 ---@return fun():nebula.s3.object?
 function bucket:list(options) end
 
----A URL that lets its holder do one thing for a while. Asks nobody.
+---A URL that lets its holder do one thing for a while. Asks S3 nothing; the first use may look for the keys.
 ---@param key string
 ---@param options? {method?: string, expires?: number|string} GET; 3600 seconds, at most 7 days
 ---@return string url

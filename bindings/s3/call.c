@@ -70,18 +70,20 @@ static void fail_memory(s3_call *self) {
 
 /* ---- the URL ---- */
 
-bool s3_url_append(bytes *out, const s3_client *client, const char *key, size_t key_length) {
+bool s3_url_append(bytes *out, const s3_client *client, const char *bucket, const char *key,
+                   size_t key_length) {
   const s3_config *config = &client->config;
+  if (bucket == NULL) bucket = config->bucket;
   const char *host = strstr(config->endpoint, "://") + 3;
   /* A wildcard certificate covers one label: a bucket with dots goes into the path. */
-  bool dotted = strchr(config->bucket, '.') != NULL && host - config->endpoint == 8;
+  bool dotted = strchr(bucket, '.') != NULL && host - config->endpoint == 8;
   bool in_path = config->path_style || dotted;
   if (in_path) {
     bytes_format(out, "%s/", config->endpoint);
-    uri_encode(out, config->bucket, strlen(config->bucket), false);
+    uri_encode(out, bucket, strlen(bucket), false);
   } else {
     bytes_append(out, config->endpoint, (size_t)(host - config->endpoint));
-    bytes_format(out, "%s.%s", config->bucket, host);
+    bytes_format(out, "%s.%s", bucket, host);
   }
   if (key != NULL || !in_path) bytes_append_char(out, '/');
   if (key != NULL) uri_encode(out, key, key_length, true);
@@ -450,7 +452,7 @@ static bool take_request(s3_call *self, const s3_call_request *request) {
     return false;
   if (request->digests != NULL && !take_digests(self, request->digests)) return false;
   self->request.digests = NULL;
-  return s3_url_append(&self->url, self->client, self->key, request->key_length);
+  return s3_url_append(&self->url, self->client, request->bucket, self->key, request->key_length);
 }
 
 s3_call *s3_call_start(s3_client *client, const s3_call_request *request) {

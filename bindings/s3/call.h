@@ -19,7 +19,8 @@ typedef struct s3_call s3_call;
 typedef struct s3_call_request {
   const char *what; /* "get", for messages */
   const char *method;
-  const char *key; /* NULL: the bucket itself */
+  const char *bucket; /* NULL: the client's */
+  const char *key;    /* NULL: the bucket itself */
   size_t key_length;
   const http_headers *query; /* name and value, not encoded; a sub-resource has value "" */
   const http_headers *headers;
@@ -59,7 +60,9 @@ void s3_call_resume(s3_call *self);
 /* NULL is harmless. */
 void s3_call_free(s3_call *self);
 
-/* Appends the URL of the key (NULL: of the bucket) without a query, percent-encoded. */
-bool s3_url_append(bytes *out, const s3_client *client, const char *key, size_t key_length);
+/* Appends the URL of the key (NULL: of the bucket) without a query, percent-encoded; bucket NULL:
+ * the client's. */
+bool s3_url_append(bytes *out, const s3_client *client, const char *bucket, const char *key,
+                   size_t key_length);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "s3/xml.h"
 
 enum { SKEW_LEAST = 240 }; /* seconds; S3 allows 900 */
@@ -140,7 +141,10 @@ static bool tells_secret(const s3_judged *request, const char *text) {
 
 static double retry_after(const http_response *response) {
   const char *text = http_headers_get(&response->headers, "retry-after");
-  double seconds = text == NULL ? 0 : strtod(text, NULL);
+  if (text == NULL) return 0;
+  char *end;
+  double seconds = strtod(text, &end);
+  if (end == text) seconds = (double)(curl_getdate(text, NULL) - time(NULL)); /* an HTTP date */
   return seconds > 0 && seconds < 86400 ? seconds : 0;
 }
 

@@ -152,7 +152,7 @@ static int bucket_bucket_exists(lua_State *L) {
 
 static int push_url(lua_State *L, const s3_client *client, const char *key, size_t length) {
   bytes text = {0};
-  bool well = s3_url_append(&text, client, key, length);
+  bool well = s3_url_append(&text, client, NULL, key, length);
   if (well) lua_pushlstring(L, text.data, text.length);
   bytes_free(&text);
   return well ? 1 : luaL_error(L, "not enough memory");
@@ -209,6 +209,7 @@ int lua_open_s3(lua_State *L) {
   lua_newtable(L);
   lua_s3_add_bucket_methods(L);
   lua_s3_add_object_methods(L);
+  lua_s3_add_copy_methods(L);
   lua_s3_add_list_methods(L);
   lua_s3_add_put_methods(L);
   lua_s3_add_download_methods(L);

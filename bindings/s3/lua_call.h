@@ -77,6 +77,7 @@ void lua_s3_read_object_options(lua_State *L, int index, const char *call, http_
 
 /* Set the Bucket's methods of one file into the table on top. */
 void lua_s3_add_object_methods(lua_State *L);
+void lua_s3_add_copy_methods(lua_State *L);
 void lua_s3_add_list_methods(lua_State *L);
 void lua_s3_add_put_methods(lua_State *L);
 void lua_s3_add_many_methods(lua_State *L);

@@ -9,7 +9,9 @@
 #include "s3/lua_call.h"
 #include "s3/sign.h"
 
-enum { DELETE_AT_ONCE = 1000, PRESIGN_SECONDS_MOST = 604800 };
+enum { DELETE_AT_ONCE = 1000, PRESIGN_SECONDS = 3600, PRESIGN_SECONDS_MOST = 604800 };
+
+#define PRESIGN "bucket:presign"
 
 /* A buffer that its userdata frees. */
 static int text_gc(lua_State *L) {
@@ -204,7 +206,7 @@ static int bucket_tag(lua_State *L) {
 
 /* ---- presign ---- */
 
-/* bucket:presign(key, { method=, expires=, content_type= }) -> url. Asks nobody. */
+/* bucket:presign(key, { method=, expires=, content_type= }) -> url. Asks S3 nothing. */
 static int presign_done(lua_State *L, s3_client *client, const s3_identity *identity,
                         const char *method, double expires) {
   bytes *url = text_new(L);
@@ -212,7 +214,7 @@ static int presign_done(lua_State *L, s3_client *client, const s3_identity *iden
   const char *key = lua_tolstring(L, 2, &length);
   http_headers none = {0};
   sign_result result = {0};
-  s3_url_append(url, client, key, length);
+  s3_url_append(url, client, NULL, key, length);
   sign_request request = {.method = method,
                           .url = bytes_text(url),
                           .headers = &none,
@@ -237,27 +239,70 @@ static int presign_done(lua_State *L, s3_client *client, const s3_identity *iden
   return 1;
 }
 
+/* The first use may have to look for the keys. */
+typedef struct presign_wait {
+  s3_client *client;
+  s3_credentials_wait wait;
+  task_ticket ticket;
+} presign_wait;
+
+static int presign_gc(lua_State *L) {
+  presign_wait *self = lua_touserdata(L, 1);
+  if (self->client == NULL) return 0;
+  s3_credentials_leave(self->client->credentials, &self->wait);
+  s3_client_release(self->client);
+  self->client = NULL;
+  return 0;
+}
+
+static void presign_ready(void *data) {
+  presign_wait *self = data;
+  task_wake(self->ticket);
+}
+
+static void presign_abandon(void *data) {
+  presign_wait *self = data;
+  s3_credentials_leave(self->client->credentials, &self->wait);
+}
+
+static int presign_step(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
+  presign_wait *self = lua_touserdata(L, 4);
+  const s3_identity *identity = s3_credentials_get(self->client->credentials, &self->wait);
+  const char *problem = s3_credentials_problem(self->client->credentials);
+  if (identity == NULL && problem != NULL) err_raisef(L, ERR_CONFIG, "s3", PRESIGN ": %s", problem);
+  if (identity == NULL) {
+    self->ticket = task_wait_begin(L, PRESIGN);
+    return task_wait(L, self->ticket, presign_abandon, self, 0, presign_step);
+  }
+  const char *method = "GET";
+  double expires = PRESIGN_SECONDS;
+  opt_string(L, 3, PRESIGN, "method", &method, NULL);
+  opt_duration(L, 3, PRESIGN, "expires", &expires);
+  return presign_done(L, self->client, identity, method, expires);
+}
+
 static int bucket_presign(lua_State *L) {
   static const char *const NAMES[] = {"method", "expires", NULL};
-  static const char WHAT[] = "bucket:presign";
   s3_client *client = lua_s3_client(L, BUCKET);
   size_t length;
-  lua_s3_key(L, 2, WHAT, &length);
+  lua_s3_key(L, 2, PRESIGN, &length);
   lua_settop(L, 3);
-  opt_check(L, 3, WHAT, NAMES);
-  const char *method = "GET";
-  double expires = 3600;
-  opt_string(L, 3, WHAT, "method", &method, NULL);
-  opt_duration(L, 3, WHAT, "expires", &expires);
+  opt_check(L, 3, PRESIGN, NAMES);
+  double expires = PRESIGN_SECONDS;
+  opt_duration(L, 3, PRESIGN, "expires", &expires);
   if (expires < 1 || expires > PRESIGN_SECONDS_MOST)
-    err_raisef(L, ERR_VALIDATION, "s3", "%s: expires must be 1 second to 7 days", WHAT);
-  const s3_identity *identity = s3_credentials_known(client->credentials);
-  if (identity == NULL)
-    err_raisef(L, ERR_CONFIG, "s3",
-               "%s: the credentials are not known yet: make a request first, or give the keys to "
-               "s3.connect",
-               WHAT);
-  return presign_done(L, client, identity, method, expires);
+    err_raisef(L, ERR_VALIDATION, "s3", PRESIGN ": expires must be 1 second to 7 days");
+  presign_wait *self = lua_newuserdatauv(L, sizeof *self, 0);
+  *self = (presign_wait){0};
+  if (luaL_newmetatable(L, "nebula.s3.presign")) {
+    lua_pushcfunction(L, presign_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setmetatable(L, -2); // stack: bucket, key, options, wait
+  self->client = s3_client_hold(client);
+  self->wait = (s3_credentials_wait){.ready = presign_ready, .data = self};
+  return presign_step(L, LUA_OK, 0);
 }
 
 void lua_s3_add_many_methods(lua_State *L) {

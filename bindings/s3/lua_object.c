@@ -1,11 +1,10 @@
-/* lua_object.c: a Bucket's methods for one object: get, head, exists, delete, copy. */
+/* lua_object.c: a Bucket's methods for one object: get, head, exists, delete. */
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 #include "http/lua_client.h"
-#include "http/uri.h"
 #include "s3/lua_call.h"
 
 #define GET_BYTES_DEFAULT (256 << 20)
@@ -170,62 +169,10 @@ static int bucket_delete(lua_State *L) {
   return lua_s3_call_wait(L, self, client, &request, CALL, delete_done);
 }
 
-/* ---- copy ---- */
-
-static int copy_done(lua_State *L, int status, lua_KContext context) {
-  (void)status;
-  lua_s3_call *self = lua_touserdata(L, (int)context);
-  lua_s3_call_check(L, self);
-  const xml_node *root = lua_s3_call_xml(L, self, "CopyObjectResult");
-  const char *version = s3_call_header(self->call, "x-amz-version-id");
-  lua_s3_push_stored(L, lua_s3_client(L, BUCKET), lua_tostring(L, KEY + 1), lua_rawlen(L, KEY + 1),
-                     xml_value(root, "ETag"), version, -1);
-  lua_s3_set(L, "last_modified", xml_value(root, "LastModified"));
-  lua_s3_call_clear(self);
-  return 1;
-}
-
-/* "/bucket/key", percent-encoded. */
-static void add_source(lua_State *L, int options, const s3_client *client, lua_s3_call *self,
-                       const char *key, size_t length) {
-  bytes text = {0};
-  const char *bucket = client->config.bucket;
-  opt_string(L, options, "bucket:copy", "from_bucket", &bucket, NULL);
-  bytes_format(&text, "/%s/", bucket);
-  uri_encode(&text, key, length, true);
-  bool well = !text.failed && http_headers_add(&self->headers, "x-amz-copy-source", text.data);
-  bytes_free(&text);
-  if (!well) luaL_error(L, "not enough memory");
-}
-
-/* bucket:copy(from, to, options) */
-static int bucket_copy(lua_State *L) {
-  static const char *const NAMES[] = {S3_OBJECT_OPTIONS, "from_bucket", "if_none_match", "deadline",
-                                      NULL};
-  static const char WHAT[] = "bucket:copy";
-  enum { TO = 3, COPY_OPTIONS, COPY_CALL };
-  s3_client *client = lua_s3_client(L, BUCKET);
-  s3_call_request request = {.what = "copy", .method = "PUT", .body = "", .check_body = true};
-  size_t from_length;
-  const char *from = lua_s3_key(L, KEY, WHAT, &from_length);
-  request.key = lua_s3_key(L, TO, WHAT, &request.key_length);
-  lua_settop(L, COPY_OPTIONS);
-  lua_s3_call *self = lua_s3_call_new(L); // stack: bucket, from, to, options, call
-  opt_check(L, COPY_OPTIONS, WHAT, NAMES);
-  add_source(L, COPY_OPTIONS, client, self, from, from_length);
-  size_t before = self->headers.count;
-  lua_s3_read_object_options(L, COPY_OPTIONS, WHAT, &self->headers);
-  if (self->headers.count > before)
-    lua_s3_add(L, &self->headers, "x-amz-metadata-directive", "REPLACE");
-  lua_s3_read_conditions(L, COPY_OPTIONS, WHAT, &self->headers);
-  opt_duration(L, COPY_OPTIONS, WHAT, "deadline", &request.deadline);
-  return lua_s3_call_wait(L, self, client, &request, COPY_CALL, copy_done);
-}
-
 void lua_s3_add_object_methods(lua_State *L) {
   static const luaL_Reg METHODS[] = {
       {"get", bucket_get},       {"head", bucket_head}, {"exists", bucket_exists},
-      {"delete", bucket_delete}, {"copy", bucket_copy}, {NULL, NULL},
+      {"delete", bucket_delete}, {NULL, NULL},
   };
   luaL_setfuncs(L, METHODS, 0);
 }

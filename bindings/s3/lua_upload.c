@@ -7,7 +7,6 @@
 #include "base/lua_options.h"
 
 enum { CONCURRENCY = 4, UPVALUE_KEY = 1, UPVALUE_BUCKET = 2 };
-#define PART_SIZE_MOST (5LL << 30)
 
 static void on_event(void *data) {
   lua_s3_upload *self = data;
@@ -16,7 +15,7 @@ static void on_event(void *data) {
 
 static void read_options(lua_State *L, const char *call, int options, s3_upload_options *out) {
   lua_Integer part_size = 0, concurrency = CONCURRENCY;
-  opt_integer(L, options, call, "part_size", S3_PART_LEAST, PART_SIZE_MOST, &part_size);
+  opt_integer(L, options, call, "part_size", S3_PART_LEAST, S3_PART_MOST, &part_size);
   opt_integer(L, options, call, "concurrency", 1, S3_CONCURRENCY_MOST, &concurrency);
   opt_duration(L, options, call, "deadline", &out->deadline);
   out->part_size = (size_t)part_size;

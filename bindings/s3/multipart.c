@@ -193,7 +193,7 @@ static bool has_other_crc32c(const s3_upload *self, s3_call *call) {
   xml_document *document = xml_parse(bytes_text(body), body->length);
   const char *stored = xml_value(xml_root(document), "ChecksumCRC32C");
   bool other = false;
-  if (self->client->config.crc32c && stored != NULL && strchr(stored, '-') != NULL) {
+  if (upload_has_crc32c(self) && stored != NULL && strchr(stored, '-') != NULL) {
     uint32_t sum = 0;
     char text[S3_CRC32C_TEXT], wanted[S3_CRC32C_TEXT + 16];
     for (int i = 0; i < self->next_number - 1; i++) {
@@ -237,7 +237,7 @@ static void begin_complete(s3_upload *self) {
   for (int i = 0; i < self->next_number - 1; i++) {
     bytes_format(body, "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag>", i + 1,
                  self->done[i].etag);
-    if (self->client->config.crc32c) {
+    if (upload_has_crc32c(self)) {
       char text[S3_CRC32C_TEXT];
       s3_crc32c_text(self->done[i].crc32c, text);
       bytes_format(body, "<ChecksumCRC32C>%s</ChecksumCRC32C>", text);
@@ -322,7 +322,7 @@ void upload_begin_create(s3_upload *self) {
   self->step = UPLOAD_CREATING;
   http_headers query = {0};
   bool well = http_headers_add(&query, "uploads", "");
-  if (self->client->config.crc32c)
+  if (upload_has_crc32c(self))
     well = well && http_headers_add(&self->headers, "x-amz-checksum-algorithm", "CRC32C");
   s3_call_request request = {
       .what = "put", .method = "POST", .headers = &self->headers, .query = &query, .body = ""};

@@ -14,6 +14,7 @@ struct s3_part {
   bytes buffer;     /* kept for the next part */
   const char *data; /* the buffer's bytes, or the caller's */
   size_t length;
+  uint64_t offset;    /* in the object */
   int number;         /* 1 and up; 0: the part is free */
   bool filled;        /* all of its bytes are there */
   s3_digests digests; /* of a part that came from a file */

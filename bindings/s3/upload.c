@@ -6,9 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include "s3/upload_internal.h"
+#include "s3/xml.h"
 
 enum {
-  PARTS_A_SIZE = 900, /* a stream's parts double in size after so many, so that 5 TiB fit */
+  /* A stream's parts double in size after so many, until they are so many times the first: of 5 MiB
+   * come 1.25 GiB, and 5 TiB fit into 10,000. */
+  PARTS_A_SIZE = 800,
+  GROWTH_MOST = 256,
   MEMORY_BUDGET = 64 * 1024 * 1024, /* larger parts are sent fewer at once */
 };
 
@@ -64,13 +68,17 @@ static void on_part(s3_call *call, void *data) {
   s3_part *part = data;
   s3_upload *self = part->upload;
   s3_failure failure = *s3_call_failure(call);
-  const char *etag = s3_call_header(call, "etag");
+  const bytes *body = s3_call_body(call);
+  xml_document *copied = self->source == NULL ? NULL : xml_parse(bytes_text(body), body->length);
+  const char *etag =
+      self->source == NULL ? s3_call_header(call, "etag") : xml_value(xml_root(copied), "ETag");
   if (failure.kind == S3_WELL && etag == NULL)
     s3_failure_set(&failure, S3_REFUSED, "MalformedAnswer",
                    "S3 put \"%.100s\": the server took part %d without an ETag", self->key,
                    part->number);
   if (failure.kind == S3_WELL && !keep_sent(self, part, etag))
     s3_failure_set(&failure, S3_NO_MEMORY, NULL, "out of memory");
+  xml_free(copied);
   s3_call_free(part->call);
   part->call = NULL;
   if (failure.kind != S3_WELL) {
@@ -84,30 +92,46 @@ static void on_part(s3_call *call, void *data) {
   upload_tell(self);
 }
 
+static bool add_source(const s3_part *part, http_headers *headers) {
+  const s3_upload *self = part->upload;
+  char range[64];
+  snprintf(range, sizeof range, "bytes=%" PRIu64 "-%" PRIu64, part->offset,
+           part->offset + part->length - 1);
+  return http_headers_add(headers, "x-amz-copy-source", self->source) &&
+         http_headers_add(headers, "x-amz-copy-source-range", range) &&
+         (self->source_etag == NULL ||
+          http_headers_add(headers, "x-amz-copy-source-if-match", self->source_etag));
+}
+
 /* Sends a part that is filled. */
 static void begin_part(s3_part *part) {
   s3_upload *self = part->upload;
-  http_headers query = {0};
+  http_headers query = {0}, headers = {0};
   char number[16];
   snprintf(number, sizeof number, "%d", part->number);
+  bool copies = self->source != NULL;
   bool well = http_headers_add(&query, "partNumber", number) &&
-              http_headers_add(&query, "uploadId", self->upload_id);
+              http_headers_add(&query, "uploadId", self->upload_id) &&
+              (!copies || add_source(part, &headers));
   s3_call_request request = {
-      .what = "put",
+      .what = copies ? "copy" : "put",
       .method = "PUT",
       .key = self->key,
       .key_length = self->options.key_length,
       .query = &query,
-      .body = part->data,
-      .body_length = part->length,
+      .headers = &headers,
+      .body = copies ? "" : part->data,
+      .body_length = copies ? 0 : part->length,
       .digests = self->file != NULL ? &part->digests : NULL,
-      .checked = true,
+      .checked = !copies,
+      .check_body = copies,
       .deadline = self->options.deadline,
       .on_done = on_part,
       .data = part,
   };
   if (well) part->call = s3_call_start(self->client, &request);
   http_headers_free(&query);
+  http_headers_free(&headers);
   if (part->call == NULL) upload_fail_memory(self);
 }
 
@@ -118,7 +142,7 @@ static void part_filled(s3_part *part) {
   if (self->step == UPLOAD_SENDING) {
     begin_part(part);
   } else if (self->step == UPLOAD_FILLING) {
-    if (self->ended && self->next_number == 2) {
+    if (self->ended && self->next_number == 2 && self->source == NULL) {
       upload_begin_put(self, part);
     } else {
       upload_begin_create(self);
@@ -127,11 +151,12 @@ static void part_filled(s3_part *part) {
 }
 
 static size_t part_size(const s3_upload *self, int number) {
-  size_t size = self->options.part_size;
+  uint64_t size = self->options.part_size, most = size * GROWTH_MOST;
   if (self->size > 0) return size; /* chosen for it */
-  for (int doubled = number; doubled > PARTS_A_SIZE; doubled -= PARTS_A_SIZE)
+  if (most > S3_PART_MOST) most = S3_PART_MOST;
+  for (int doubled = number; doubled > PARTS_A_SIZE && size < most; doubled -= PARTS_A_SIZE)
     size *= 2;
-  return size;
+  return size < most ? (size_t)size : (size_t)most;
 }
 
 /* A part to fill, or NULL while all of them are busy. */
@@ -143,7 +168,8 @@ static s3_part *next_part(s3_upload *self) {
     busy += part->number != 0;
     if (part->number == 0) found = part;
   }
-  if (found == NULL || (busy > 0 && (busy + 1) * size > MEMORY_BUDGET)) return NULL;
+  bool in_memory = self->source == NULL;
+  if (found == NULL || (in_memory && busy > 0 && (busy + 1) * size > MEMORY_BUDGET)) return NULL;
   if (self->next_number > S3_PARTS_MOST) {
     s3_failure failure = {0};
     s3_failure_set(&failure, S3_LIMIT, "EntityTooLarge",
@@ -188,7 +214,11 @@ static void fill_from_source(s3_upload *self) {
     self->given += length;
     self->taken += length;
     if (self->given == self->size) self->ended = true;
-    if (self->memory != NULL) {
+    part->offset = offset;
+    if (self->source != NULL) {
+      part->length = length;
+      part_filled(part);
+    } else if (self->memory != NULL) {
       part->data = self->memory + offset;
       part->length = length;
       part_filled(part);
@@ -240,13 +270,17 @@ s3_upload *s3_upload_new(s3_client *client, const s3_upload_options *options) {
   return self;
 }
 
+static void refuse_size(s3_upload *self) {
+  s3_failure failure = {0};
+  s3_failure_set(&failure, S3_LIMIT, "EntityTooLarge",
+                 "S3 put \"%.100s\": an object is at most 5 TiB, this is more: split it",
+                 self->key);
+  upload_fail(self, &failure);
+}
+
 static void begin_source(s3_upload *self, uint64_t size) {
   if (size > (uint64_t)S3_OBJECT_MOST) {
-    s3_failure failure = {0};
-    s3_failure_set(&failure, S3_LIMIT, "EntityTooLarge",
-                   "S3 put \"%.100s\": an object is at most 5 TiB, this is %" PRIu64 " bytes",
-                   self->key, size);
-    upload_fail(self, &failure);
+    refuse_size(self);
     return;
   }
   self->size = size;
@@ -274,8 +308,41 @@ void s3_upload_from_file(s3_upload *self, int file, uint64_t size) {
   }
 }
 
+void s3_upload_from_object(s3_upload *self, const char *source, const char *etag, uint64_t size) {
+  self->source = strdup(source);
+  self->source_etag = etag == NULL ? NULL : strdup(etag);
+  if (self->source != NULL && (etag == NULL || self->source_etag != NULL)) {
+    begin_source(self, size);
+  } else {
+    upload_fail_memory(self);
+  }
+}
+
+bool s3_upload_describe(s3_upload *self, const http_headers *answer) {
+  static const char *const NAMES[] = {"content-type",        "content-encoding",
+                                      "content-disposition", "content-language",
+                                      "cache-control",       "x-amz-storage-class"};
+  bool well = true;
+  for (size_t i = 0; well && i < answer->count; i++) {
+    const http_header *header = &answer->items[i];
+    bool kept = strncmp(header->name, "x-amz-meta-", 11) == 0;
+    for (size_t j = 0; j < sizeof NAMES / sizeof NAMES[0]; j++)
+      kept |= strcmp(header->name, NAMES[j]) == 0;
+    if (kept) well = http_headers_add(&self->headers, header->name, header->value);
+  }
+  return well;
+}
+
+bool upload_has_crc32c(const s3_upload *self) {
+  return self->client->config.crc32c && self->source == NULL;
+}
+
 size_t s3_upload_write(s3_upload *self, const char *data, size_t length) {
   size_t taken = 0;
+  if (length > (uint64_t)S3_OBJECT_MOST - self->taken) {
+    refuse_size(self);
+    return 0;
+  }
   while (taken < length && !self->failed && !self->ended) {
     if (self->filling != NULL && self->filling->length == part_size(self, self->filling->number)) {
       s3_part *full = self->filling;
@@ -361,6 +428,8 @@ void s3_upload_free(s3_upload *self) {
   free(self->parts);
   free(self->done);
   free(self->upload_id);
+  free(self->source);
+  free(self->source_etag);
   free(self->key);
   s3_client_release(self->client);
   free(self);

@@ -1,9 +1,10 @@
 /* upload.h: storing one object of any size: in one request while it fits into one part, as a
  * multipart upload beyond that, parts in parallel.
  *
- * Bytes come out of memory, out of a file, or piece by piece through s3_upload_write. No more than
- * `concurrency` parts are in memory or on the way at once. A part that fails is retried alone;
- * where that is no use, or the upload is aborted, what the server holds of it is removed. */
+ * Bytes come out of memory, out of a file, piece by piece through s3_upload_write, or out of
+ * another object, on the server and always in parts. No more than `concurrency` parts are in memory
+ * or on the way at once. A part that fails is retried alone; where that is no use, or the upload is
+ * aborted, what the server holds of it is removed. */
 #ifndef NEBULA_S3_UPLOAD_H
 #define NEBULA_S3_UPLOAD_H
 
@@ -18,6 +19,7 @@ enum {
 };
 
 #define S3_OBJECT_MOST (5LL << 40)
+#define S3_PART_MOST (5LL << 30)
 
 typedef struct s3_upload_options {
   const char *key;
@@ -44,6 +46,14 @@ s3_upload *s3_upload_new(s3_client *client, const s3_upload_options *options);
  * until the end or the free; or `size` bytes of an open file, which is closed by the upload. */
 void s3_upload_from_memory(s3_upload *self, const char *data, size_t length);
 void s3_upload_from_file(s3_upload *self, int file, uint64_t size);
+
+/* Or: `size` bytes, 1 at least, of another object: "/bucket/key", percent-encoded, while its ETag
+ * is this; both are copied. */
+void s3_upload_from_object(s3_upload *self, const char *source, const char *etag, uint64_t size);
+
+/* Before any of these: what a HEAD of another object said about it is said about this one. False on
+ * a lack of memory. */
+bool s3_upload_describe(s3_upload *self, const http_headers *answer);
 
 /* Or: takes as many of these bytes as there is room for and returns how many; fewer: on_event tells
  * when to go on. Then finish: no more bytes come. */

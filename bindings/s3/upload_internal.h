@@ -45,7 +45,9 @@ struct s3_upload {
 
   const char *memory; /* the caller's bytes, or NULL */
   part_file *file;    /* or NULL */
-  uint64_t size;      /* of memory or file */
+  char *source;       /* another object, or NULL */
+  char *source_etag;  /* may be NULL */
+  uint64_t size;      /* of memory, file or source */
   uint64_t given;     /* how much of it is in parts */
 
   char etag[ETAG_BYTES];
@@ -62,7 +64,8 @@ void upload_fail_memory(s3_upload *self);
 void upload_drop_call(s3_upload *self);
 
 /* upload.c */
-void upload_created(s3_upload *self); /* the id is there: sends what waits for it */
+bool upload_has_crc32c(const s3_upload *self); /* of its parts; what the server copies has none */
+void upload_created(s3_upload *self);          /* the id is there: sends what waits for it */
 void upload_drop_parts(s3_upload *self);
 void upload_tell(s3_upload *self);
 void upload_tell_later(s3_upload *self); /* for what ends inside of a call from outside */

@@ -337,6 +337,24 @@ describe("an upload in parts", function()
   end)
 end)
 
+describe("a copy that is too large for one request", function()
+  it("goes in parts", function()
+    direct:put("large", ("x"):rep(6 * MIB))
+    local rule = answer(400, { method = "PUT", path = "/copied", times = 1 })
+    for _, code in ipairs { "EntityTooLarge", "InvalidRequest" } do
+      rule.body = "<Error><Code>" .. code .. "</Code></Error>"
+      -- The server says it is 6 GiB long; that is what is asked for, and refused as a range.
+      proxy:rules { rule, { method = "HEAD", path = "/large", header = "Content-Length: 6442450944" } }
+      local err = failure(function() connect():copy("large", "copied") end)
+      assert.equal("s3", err.kind)
+      assert.is_true(seen "partNumber=" > 0)
+      assert.same({}, direct:uploads { prefix = "copied" })
+      proxy:rules { rule } -- 6 MiB would have fit: the refusal meant something else
+      assert.equal(code, failure(function() connect():copy("large", "copied") end).code)
+    end
+  end)
+end)
+
 describe("a conditional write whose answer is lost", function()
   it("has an unknown outcome, and is not sent twice", function()
     proxy:rules { { ["do"] = "lose", method = "PUT" } }

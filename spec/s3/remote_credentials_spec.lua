@@ -166,6 +166,18 @@ describe("the metadata service", function()
     ]]):format(service.url)))
   end)
 
+  it("gives the keys of a presigned URL, too", function()
+    play(3600)
+    assert.equal("200 403\n", say(machine(), [[
+      local put = bucket:presign("presigned", { method = "PUT" })
+      local answers = {}
+      for i, url in ipairs { put, (put:gsub("(.)$", { a = "b" }):gsub("([^a])$", "a")) } do
+        answers[i] = nebula.http.request { method = "PUT", url = url, body = "x" }.status
+      end
+      print(table.concat(answers, " "))
+    ]]))
+  end)
+
   it("may have a clock of its own: keys that seem to have expired are tried", function()
     play(-3600)
     assert.equal("false\n", say(machine()))
