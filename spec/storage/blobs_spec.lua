@@ -6,6 +6,7 @@ local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local s3 = require "spec.support.s3"
 local storages = require "nebula.storage"
+local tasks = require "nebula.tasks"
 
 local LIMIT = 2000
 
@@ -110,7 +111,7 @@ for _, place in ipairs { "a directory", "S3" } do
       cut_off("replaced", "newer")
       cut_off("unowned", "x")
       cut_off "never came"
-      assert.equal(3, storage:sweep_blobs().uploads)
+      assert.equal(3, tasks.run(storage, "sweep-blobs", {}).uploads)
       assert.is_false(storage.blobs:exists "unowned")
       assert.equal("newer", storage.blobs:download "replaced")
       assert.equal(nebula.crypto.sha256 "newer", known("replaced").sha256)
