@@ -63,6 +63,45 @@ function bench.compare(what)
     least, median, most, short(our_median), what.unit, short(their_median), what.unit))
 end
 
+--- What a program costs as a whole process, by GNU time. Raises where it fails.
+---@param options table as child.run takes them
+---@return {cpu: number, wall: number, rss: number} CPU and wall seconds, peak RSS in MiB
+function bench.cost(options)
+  local copy = {}
+  for name, value in pairs(options) do copy[name] = value end
+  local report = os.tmpname()
+  copy.file = "/usr/bin/time"
+  copy.args = { "-o", report, "-f", "%U %S %e %M", options.file, table.unpack(options.args) }
+  child.must(copy)
+  local user, system, wall, rss = (child.read_file(report) or ""):match "([%d.]+) ([%d.]+) ([%d.]+) (%d+)%s*$"
+  os.remove(report)
+  return { cpu = user + system, wall = tonumber(wall), rss = rss / 1024 }
+end
+
+--- Lets several clients do the same in turns, and prints each one's costs and what ours, the first, are
+--- of them: CPU seconds (smallest, median, largest ratio), wall seconds and peak RSS (medians).
+---@param what {name: string, clients: {name: string, run: fun(): table}[], rounds?: integer} run: as bench.cost
+function bench.costs(what)
+  local measured = {}
+  for round = 1, what.rounds or 3 do
+    for i, client in ipairs(what.clients) do
+      measured[i] = measured[i] or { cpu = {}, wall = {}, rss = {}, ratio = {} }
+      local cost = client.run()
+      for _, field in ipairs { "cpu", "wall", "rss" } do measured[i][field][round] = cost[field] end
+      measured[i].ratio[round] = measured[1].cpu[round] / math.max(cost.cpu, 0.005)
+    end
+  end
+  print(what.name)
+  for i, client in ipairs(what.clients) do
+    local _, cpu = spread(measured[i].cpu)
+    local _, wall = spread(measured[i].wall)
+    local _, rss = spread(measured[i].rss)
+    local least, median, most = spread(measured[i].ratio)
+    print(("  %-22s %7.2f s CPU %7.2f s wall %6.0f MiB%s"):format(client.name, cpu, wall, rss,
+      i > 1 and ("   our CPU: min %.2f, median %.2f, max %.2f of its"):format(least, median, most) or ""))
+  end
+end
+
 local function find(path, found)
   if lfs.attributes(path, "mode") == "file" then
     found[#found + 1] = path
