@@ -56,6 +56,7 @@ int signals_open(uv_loop_t *loop, signals_fn *arrived, signals_fn *urgent, void 
   signals.thread = pthread_self();
   signals.open = 1;
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
   return 0;
 }
 

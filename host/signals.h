@@ -12,7 +12,8 @@
 typedef void signals_fn(void *data, int number);
 
 /* `arrived` runs from the loop, once for each noted signal; `urgent` inside the signal handler.
- * Ignores SIGPIPE: a broken pipe is an error of the write. Returns 0 or a libuv error. */
+ * Ignores SIGPIPE and SIGXFSZ: a broken pipe and a file-size limit are errors of the write. Returns
+ * 0 or a libuv error. */
 int signals_open(uv_loop_t *loop, signals_fn *arrived, signals_fn *urgent, void *data);
 
 /* Notes this signal from now on; SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT and SIGWINCH.
