@@ -344,17 +344,35 @@ static int system_remove_tree(lua_State *L) {
   return task_wait(L, ticket, removal_abandon, self, (lua_KContext)self, removal_done);
 }
 
+/* setenv(name, value): for this process and those it starts; only before there are threads */
+static int system_setenv(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1);
+  if (setenv(name, luaL_checkstring(L, 2), 1) != 0) raise_errno(L, "setenv", name, errno);
+  return push_true(L);
+}
+
 static const luaL_Reg FUNCTIONS[] = {
-    {"ids", system_ids},           {"user", system_user},
-    {"stat", system_stat},         {"mkdir", system_mkdir},
-    {"mkdtemp", system_mkdtemp},   {"chown", system_chown},
-    {"chmod", system_chmod},       {"realpath", system_realpath},
-    {"readlink", system_readlink}, {"cwd", system_cwd},
-    {"list", system_list},         {"space", system_space},
-    {"lock", system_lock},         {"isatty", system_isatty},
-    {"window", system_window},     {"remove_tree", system_remove_tree},
-    {"kill", system_kill},         {"hostname", system_hostname},
-    {"end_with", system_end_with}, {NULL, NULL},
+    {"ids", system_ids},
+    {"user", system_user},
+    {"stat", system_stat},
+    {"mkdir", system_mkdir},
+    {"mkdtemp", system_mkdtemp},
+    {"chown", system_chown},
+    {"chmod", system_chmod},
+    {"realpath", system_realpath},
+    {"readlink", system_readlink},
+    {"cwd", system_cwd},
+    {"list", system_list},
+    {"space", system_space},
+    {"lock", system_lock},
+    {"isatty", system_isatty},
+    {"window", system_window},
+    {"remove_tree", system_remove_tree},
+    {"kill", system_kill},
+    {"hostname", system_hostname},
+    {"end_with", system_end_with},
+    {"setenv", system_setenv},
+    {NULL, NULL},
 };
 
 int lua_open_system(lua_State *L) {

@@ -14,6 +14,7 @@ local HELP = {
   { "nebula -e CODE", "run a line: prints an expression's values" },
   { "nebula COMMAND --help", "what a command does and takes" },
   { "nebula --version", "the version" },
+  { "nebula --env FILE ...", "any of these, with the NAME=value lines of a file below the environment" },
 }
 
 -- ---- commands ----
@@ -138,8 +139,13 @@ end
 
 -- ---- scripts ----
 
+-- A project's own modules, then those that LuaRocks has put into its tree there.
 local function add_project(directory)
-  package.path = ("%s/?.lua;%s/?/init.lua;"):format(directory, directory) .. package.path
+  local rocks = directory .. "/lua_modules/share/lua/5.4"
+  local places = system.stat(rocks) and { directory, rocks } or { directory }
+  for i = #places, 1, -1 do
+    package.path = ("%s/?.lua;%s/?/init.lua;"):format(places[i], places[i]) .. package.path
+  end
 end
 
 local function run_chunk(chunk, program, name, words)
@@ -201,7 +207,8 @@ end
 local function unknown(word)
   local options = require "nebula.options"
   local what = word:sub(1, 1) == "-" and "option" or "command"
-  local near = options.did_you_mean(word, what == "option" and { "--help", "--version", "-e" } or cli.commands())
+  local known = what == "option" and { "--help", "--version", "--env", "-e" } or cli.commands()
+  local near = options.did_you_mean(word, known)
   return usage_error("nebula", nil, ("unknown %s %q%s (nebula --help lists them)"):format(what, word, near))
 end
 
@@ -229,11 +236,22 @@ local function dispatch(argv)
   return unknown(first)
 end
 
+-- Reads the files that --env names, before anything looks at the environment. An error's status, or nil.
+local function read_environment(argv)
+  while argv[1] and (argv[1] == "--env" or argv[1]:find "^%-%-env=") do
+    local path = table.remove(argv, 1):match "^%-%-env=(.+)$" or table.remove(argv, 1)
+    if not path then return usage_error("nebula", nil, "--env wants a file") end
+    require("nebula.dotenv").load(path)
+  end
+end
+
 --- Runs a command line. The host calls it in the main task, and gives what it raises to
 --- nebula.report.
 ---@param argv string[] with the program at 0
 ---@return integer status
 function cli.main(argv)
+  local status = read_environment(argv)
+  if status then return status end
   local project = require("nebula.project").find()
   if project then add_project(project) end
   return dispatch(argv)

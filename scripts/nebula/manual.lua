@@ -48,7 +48,10 @@ end
 
 -- Every command and subcommand, the program itself first, as {path=, command=, subcommands=, flags=}.
 local function everything()
-  local root = { commands = {}, options = { version = { type = "boolean", help = "print the version" } } }
+  local root = { commands = {}, options = {
+    version = { type = "boolean", help = "print the version" },
+    env = { type = "file", metavar = "FILE", help = "a file of NAME=value lines below the environment" },
+  } }
   for _, name in ipairs(cli.commands()) do root.commands[name] = cli.command(name) end
   local list = {}
   add(list, "nebula", root)

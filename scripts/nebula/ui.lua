@@ -67,7 +67,7 @@ ui.printable = printable
 
 local function cell_text(value)
   if type(value) == "table" and not (getmetatable(value) or {}).__tostring then
-    local ok, json = pcall(nebula.json.encode, value)
+    local ok, json = pcall(nebula.json.encode, value, { sort_keys = true })
     if ok then return printable(json) end
   end
   return printable(tostring(value))

@@ -39,7 +39,7 @@ local function field_text(field, style)
   if field == nil then return describe.paint(style, "null", "NULL") end
   if type(field) == "string" then return ui.printable(describe.bounded(field)) end
   if type(field) == "table" and not (getmetatable(field) or {}).__tostring then
-    local ok, json = pcall(nebula.json.encode, field, { indent = 2 })
+    local ok, json = pcall(nebula.json.encode, field, { indent = 2, sort_keys = true })
     if ok then return describe.json(style, json) end
   end
   return describe.value(field, style)
@@ -81,7 +81,7 @@ local FORMATS = {
       end
       value = nebula.json.array(full)
     end
-    write(describe.json(style, nebula.json.encode(plain(value), { indent = 2 })), "\n")
+    write(describe.json(style, nebula.json.encode(plain(value), { indent = 2, sort_keys = true })), "\n")
   end,
   jsonl = function(value, columns, write)
     if columns then return rows.jsonl(value, columns, write) end

@@ -1,5 +1,6 @@
 -- The program as it is called: scripts, lines, standard input, help, exit statuses, and what it says
 -- where its surroundings are wrong: one readable line with the remedy.
+local child = require "spec.support.child"
 local core = require "nebula"
 local nebula = require "spec.support.nebula"
 local postgres = require "spec.support.postgres"
@@ -41,6 +42,40 @@ describe("the program", function()
       os.exit(7)
     ]] })
     ends(7, { "wait.lua" })
+  end)
+
+  it("reads a file of variables only where --env names it, below the environment", function()
+    local home = nebula.scratch()
+    nebula.write(home, {
+      ["given.env"] = "# settings\nexport S3_REGION='eu west'\nNEBULA_ONE=\"a\\nb\" # two lines\nNEBULA_TWO=bare # x\n"
+        .. "NEBULA_THREE=\n",
+      [".env"] = "NEBULA_ONE=never\n", ["bad.env"] = "OK=1\nPASSWORD \"hunter2\"\n",
+    })
+    local code = "for _, n in ipairs { 'ONE', 'TWO', 'THREE' } do print(os.getenv('NEBULA_' .. n)) end"
+    local function answer(...) return nebula.run { args = { ... }, cwd = home, env = { NEBULA_TWO = "mine" } } end
+    assert.equal("nil\nmine\nnil\n", answer("-e", code).stdout)
+    assert.equal("a\nb\nmine\n\n", answer("--env", "given.env", "-e", code).stdout)
+    assert.equal("a\nb\nmine\n\n", answer("--env=given.env", "-e", code).stdout)
+    local refused = answer("--env", "bad.env", "-e", code)
+    assert.equal(2, refused.status)
+    assert.truthy(refused.stderr:find("bad.env:2: wants NAME=value", 1, true))
+    assert.falsy(refused.stderr:find("hunter2", 1, true))
+    assert.equal(2, answer("--env", "none.env", "-e", code).status)
+    assert.equal(2, answer("--env").status)
+  end)
+
+  it("finds modules beside a script that #! starts, and those of LuaRocks", function()
+    local home = nebula.scratch()
+    nebula.write(home, {
+      ["bin/tool"] = "#!/usr/bin/env nebula\nprint(require('beside').name, require('rock').name, ...)\n",
+      ["bin/beside.lua"] = "return { name = 'beside' }",
+      ["bin/lua_modules/share/lua/5.4/rock.lua"] = "return { name = 'rock' }",
+    })
+    child.must { file = "chmod", args = { "755", home .. "/bin/tool" } }
+    local directory = nebula.program:match "^(.*)/[^/]*$"
+    local said = child.run { file = home .. "/bin/tool", args = { "one", "two" }, cwd = home,
+      env = { PATH = directory .. ":" .. os.getenv "PATH" } }
+    assert.equal("beside\trock\tone\ttwo\n", said.stdout, said.stderr)
   end)
 
   it("says where a script is wrong and exits 1", function()

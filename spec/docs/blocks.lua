@@ -3,6 +3,7 @@
 -- A fenced block's first word is its language; what follows are words for its reader here:
 --   ```lua                    a script
 --   ```lua file=tasks/a.lua   a file of the project that the later blocks work in
+--   ```screen                 what is typed at the prompt, and the screen that it makes
 --   ```sh                     commands, run in that project
 --   ```sh by-hand             commands that a spec cannot run (they install, or want a terminal)
 local child = require "spec.support.child"
