@@ -69,6 +69,45 @@ describe("pg copy", function()
     assert.is_true(collectgarbage "count" - before < 8192)
   end)
 
+  it("brings back what it wrote, in each format, through a file", function()
+    db:exec [[INSERT INTO c SELECT i, CASE WHEN i % 3 > 0 THEN E'a,"b"\\\n\t' || i END, jsonb_build_object('i', i)
+      FROM generate_series(1, 20000) AS i]]
+    local sum = "SELECT md5(string_agg(c::text, '|' ORDER BY a)) FROM c"
+    local before = db:value(sum)
+    local path = os.tmpname()
+    for _, format in ipairs { "text", "csv", "binary" } do
+      local file = nebula.fs.open(path, "w")
+      assert.equal(20000, db:copy_out("SELECT * FROM c WHERE a > $1", file, { format = format, args = { 0 } }))
+      file:close()
+      db:exec "TRUNCATE c"
+      local source <close> = nebula.fs.open(path)
+      assert.equal(20000, db:copy_in(("COPY c FROM STDIN (FORMAT %s)"):format(format), source))
+      assert.equal(before, db:value(sum), format)
+    end
+    os.remove(path)
+  end)
+
+  it("waits for a slow sink, which the server then waits for too", function()
+    local taken, sent = 0, 0
+    local sink = function(piece)
+      taken = taken + #piece
+      if taken > 1 << 20 and sent == 0 then
+        -- what the server could send without us is bounded by the buffers between
+        local before = -1
+        while sent > before do
+          before = sent
+          nebula.task.sleep(0.05)
+          sent = db:value [[SELECT coalesce(max(tuples_processed), 0) FROM pg_stat_progress_copy
+            WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())]]
+        end
+      end
+    end
+    local rows = 1000000
+    assert.equal(rows, db:copy_out(("SELECT repeat('x', 99) FROM generate_series(1, %d)"):format(rows), sink))
+    assert.is_true(sent > 0 and sent < rows / 2, sent)
+    assert.equal(rows * 100, taken)
+  end)
+
   it("undoes what a failing source began, and goes on", function()
     local err = failure(db.copy_in, db, "COPY c (a) FROM STDIN", function() error "source broke" end)
     assert.matches("source broke", err.message)
