@@ -8,9 +8,12 @@
 #include "pg/lua_values.h"
 #include "pg/types.h"
 
+enum { DIMENSIONS_MOST = 6 }; /* the server's MAXDIM */
+
 typedef struct reader {
   const char *at, *end;
   Oid element;
+  int depth;
 } reader;
 
 static void push_level(lua_State *L, reader *r);
@@ -49,6 +52,9 @@ static void push_bare(lua_State *L, reader *r) {
 }
 
 static void push_level(lua_State *L, reader *r) {
+  if (++r->depth > DIMENSIONS_MOST)
+    err_raisef(L, ERR_VALIDATION, "database", "an array column has more than %d dimensions",
+               DIMENSIONS_MOST);
   luaL_checkstack(L, 8, "array");
   lua_newtable(L);
   json_mark_array(L, -1);
@@ -64,10 +70,11 @@ static void push_level(lua_State *L, reader *r) {
     if (r->at < r->end && *r->at == ',') r->at++;
   }
   r->at++;
+  r->depth--;
 }
 
 void lua_pg_push_array(lua_State *L, Oid element, const char *text, size_t length) {
-  reader r = {text, text + length, element};
+  reader r = {text, text + length, element, 0};
   if (length > 0 && *text == '[') { /* bounds other than 1: [0:2]={...} */
     const char *equals = memchr(text, '=', length);
     if (equals != NULL) r.at = equals + 1;
@@ -135,7 +142,8 @@ static void append_element(lua_State *L, lua_pg_pool *pool, int index, Oid eleme
 }
 
 void lua_pg_write_array(lua_State *L, lua_pg_pool *pool, int index, Oid element, int depth) {
-  if (depth > 6) err_raisef(L, ERR_VALIDATION, "database", "an array has six dimensions at most");
+  if (depth > DIMENSIONS_MOST)
+    err_raisef(L, ERR_VALIDATION, "database", "an array has six dimensions at most");
   luaL_checkstack(L, 6, "array");
   index = lua_absindex(L, index);
   lua_Integer n = (lua_Integer)lua_rawlen(L, index);

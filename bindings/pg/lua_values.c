@@ -20,7 +20,7 @@ static void push_integer(lua_State *L, const char *text, size_t length) {
 }
 
 static void push_float(lua_State *L, const char *text, size_t length) {
-  if (lua_stringtonumber(L, text) == length + 1) {
+  if (strlen(text) == length && lua_stringtonumber(L, text) != 0) {
     lua_Number value = lua_tonumber(L, -1);
     lua_pop(L, 1);
     lua_pushnumber(L, value == 0 && *text == '-' ? -0.0 : value);
@@ -31,8 +31,8 @@ static void push_float(lua_State *L, const char *text, size_t length) {
   }
 }
 
-static int hex(char c) {
-  return c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
+static unsigned hex(char c) {
+  return (unsigned)(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
 }
 
 static void push_bytea(lua_State *L, const char *text, size_t length) {

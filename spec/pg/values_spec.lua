@@ -105,6 +105,14 @@ describe("pg values", function()
       { "0192f0c1-7e1e-7cc3-98c4-dc0c0c07398f", "0192f0c1-7e1e-7cc3-98c4-dc0c0c07398f" }))
   end)
 
+  it("carries arrays of six dimensions, and refuses a seventh", function()
+    local deep = { { { { { { 1, 2 } } } } } }
+    assert.same(deep, db:value("SELECT $1::int[]", deep))
+    local _, err = nebula.try(db.value, db, "SELECT $1::int[]", { deep })
+    assert.equal("validation", err.kind)
+    assert.matches("six dimensions", err.message)
+  end)
+
   it("gives enums and unknown types as the server's text", function()
     db:exec "CREATE TYPE mood AS ENUM ('sad', 'fine'); CREATE TABLE moods (m mood, p point)"
     db:exec("INSERT INTO moods VALUES ($1, $2)", "fine", "(1,2)")
