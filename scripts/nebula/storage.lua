@@ -5,6 +5,7 @@
 local check = require "nebula.check"
 local config = require "nebula.config"
 local nebula = require "nebula"
+local news = require "nebula.jobs.news"
 local options = require "nebula.options"
 local raise = require "nebula.raise"
 local replica = require "nebula.replica"
@@ -43,6 +44,7 @@ local function make(pool_options, given)
   local db = nebula.pg.connect(pool_options)
   return setmetatable({
     pool_options = pool_options, blob_options = given.blobs, db = db, claims = {}, wakers = {},
+    teller = news.teller(db),
     reads = given.replica_url and replica.open(pool_options, given.replica_url, db) or db,
     state_limit = given.state_limit and check.integer("state_limit", given.state_limit, 0, MOST_STATE) or STATE_LIMIT,
   }, Storage)
@@ -191,20 +193,24 @@ end
 ---@param policy nebula.Policy
 function Storage:use_policy(policy) rawset(self, "own_policy", policy) end
 
---- Calls fn whenever this object pushed jobs: a worker in the same process need not wait for its poll.
----@param fn fun()
+--- Calls fn whenever this object made jobs due: a worker in the same process need not wait for its poll.
+---@param fn fun(what: table|string|nil) with what jobs/news.lua says of them
 ---@return fun() stop
 function Storage:on_push(fn)
   self.wakers[fn] = true
   return function() self.wakers[fn] = nil end
 end
 
-function Storage:wake()
-  for fn in pairs(self.wakers) do fn() end
+--- Tells the workers, of this process and of others, that jobs are due. Not inside a transaction: after it.
+---@param what? table|string as jobs/news.lua says
+function Storage:wake(what)
+  for fn in pairs(self.wakers) do fn(what) end
+  self.teller:tell(what)
 end
 
 --- Closes the pool and the blob store.
 function Storage:close()
+  self.teller:flush()
   self.db:close()
   if self.reads ~= self.db then self.reads:close() end
   local blobs = rawget(self, "blobs")

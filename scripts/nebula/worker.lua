@@ -3,6 +3,8 @@
 -- The parts, each with what it shares through the Worker:
 --
 --   session    a claim connection: row locks first, leases for what takes longer
+--   claim      how a session takes jobs
+--   watermark  where in the queue it begins to look
 --   runner     runs one job: handler, context, deadline, outcome
 --   lanes      what jobs used of their lanes; lanes of jobs that have none
 --   keeper     leases: heartbeats, the end of leased jobs, rescue of vanished workers' jobs
@@ -13,8 +15,10 @@
 -- Slots bound how many handlers run at once; sessions and runners wait for one another through
 -- signals, so that nothing polls but the idle claim itself.
 local check = require "nebula.check"
+local claim = require "nebula.worker.claim"
 local config = require "nebula.config"
 local nebula = require "nebula"
+local news = require "nebula.jobs.news"
 local options = require "nebula.options"
 local periodic = require "nebula.periodic"
 local published = require "nebula.policy.published"
@@ -26,6 +30,7 @@ local Presence = require "nebula.worker.presence"
 local Run = require "nebula.worker.runner"
 local Session = require "nebula.worker.session"
 local Signal = require "nebula.worker.signal"
+local Watermarks = require "nebula.worker.watermark"
 local Watched = require "nebula.policy.watched"
 
 local worker = {}
@@ -75,7 +80,7 @@ function worker.new(storage, opts)
     finished = finished or given.drain and function() return true end,
     concurrency = given.concurrency, running = 0, slow = 0, hungry = {}, leased = {}, sessions = {}, wants_lease = {},
     counts = { claimed = 0, completed = 0, failed = 0, dead = 0, cancelled = 0, lost = 0 },
-    periodic = entries, halted = false, lanes_paused = false, pushes = 0,
+    marks = Watermarks.new(), periodic = entries, halted = false, lanes_paused = false, pushes = 0,
     turn = nebula.task.semaphore(1), freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
   }, Worker)
   if given.policy then
@@ -193,6 +198,32 @@ function Worker:reload(entries)
   self:look_at_policy()
 end
 
+--- Jobs are due, as jobs/news.lua says.
+---@param what table|string|nil
+function Worker:heard(what)
+  if what == news.ALL then
+    self.marks:forget()
+  else
+    for priority, at in pairs(what or {}) do self.marks:lower(priority, at) end
+  end
+  self.pushes = self.pushes + 1
+  self.pushed:notify()
+  local first = self.sessions[1] -- it alone waits for pushes
+  if first and not first.resting then self.more:notify() end
+end
+
+-- Listens for pushes of other processes. Where that is impossible, the polls find them.
+local function listen(self)
+  if self.storage.pool_options.statement_cache == false then return nil end -- a pooler in transaction mode
+  local teller = self.storage.teller
+  local listener, err = nebula.try(self.db.listen, self.db, news.CHANNEL, function(payload)
+    local what = teller:read(payload)
+    if what ~= false then self:heard(what) end
+  end, { on_reconnect = function() self:heard(news.ALL) end })
+  if err then self.log.warn("pushes of other processes are found by polling alone", { error = err.message }) end
+  return listener
+end
+
 --- Takes no more jobs, waits for those that run, then gives the rest back: run() returns. At once
 --- where called again.
 function Worker:stop()
@@ -240,10 +271,8 @@ function Worker:run()
   flight:recover(self)
   keeper:sweep() -- also a worker that soon ends has looked once
 
-  local _ <close> = setmetatable({}, { __close = self.storage:on_push(function()
-    self.pushes = self.pushes + 1
-    self.pushed:notify()
-  end) })
+  local _ <close> = setmetatable({}, { __close = self.storage:on_push(function(what) self:heard(what) end) })
+  local _ <close> = listen(self)
   local background = {}
   local _ <close> = setmetatable({}, { __close = function()
     for _, task in ipairs(background) do task:cancel() end
@@ -256,6 +285,9 @@ function Worker:run()
   in_background(background, self.keeper.settling, self.keeper)
   in_background(background, self.keeper.rescues, self.keeper)
   in_background(background, self.lanes.keeping, self.lanes)
+  in_background(background, self.marks.rescans, self.marks, self.db, claim.PLANNER_LOCAL, self.log, function()
+    self:heard()
+  end)
 
   nebula.task.scope(function(scope)
     for i = 1, self.settings.connections do

@@ -30,13 +30,13 @@ describe("the queue", function()
   end
 
   describe("push", function()
-    it("takes 10,000 jobs in one round trip, all or none", function()
+    it("takes 10,000 jobs in one statement, all or none", function()
       local list = {}
       for i = 1, 10000 do list[i] = { payload = { handler = "noop", n = i } } end
       push {}
       local before = storage.db:stats().requests
       assert.equal(10000, #storage:push_jobs(list))
-      assert.equal(1, storage.db:stats().requests - before)
+      assert.is_true(storage.db:stats().requests - before <= 4) -- with those that tell the workers
       list[9999].priority = 1 << 40
       assert.matches("priority", refused("validation", storage.push_jobs, storage, list))
       assert.equal(10001, storage.db:value "SELECT count(*) FROM workflow_jobs")

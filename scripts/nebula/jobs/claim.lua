@@ -6,6 +6,7 @@
 local check = require "nebula.check"
 local laned = require "nebula.jobs.laned"
 local nebula = require "nebula"
+local news = require "nebula.jobs.news"
 local outcome = require "nebula.jobs.outcome"
 local pause = require "nebula.jobs.pause"
 local raise = require "nebula.raise"
@@ -196,6 +197,7 @@ function claim.release_jobs(self, list)
   local entries = {}
   for i, job in ipairs(list) do entries[i] = { job = held(self, "release_jobs", job), outcome = outcome.released() } end
   finish(self, "release_jobs", entries)
+  self:wake(news.ALL)
   return #entries
 end
 

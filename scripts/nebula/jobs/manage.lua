@@ -1,6 +1,7 @@
 -- jobs/manage.lua: looking after the queue: list, cancel, requeue, counts. Methods of a Storage.
 local check = require "nebula.check"
 local filter = require "nebula.filter"
+local news = require "nebula.jobs.news"
 local raise = require "nebula.raise"
 
 local manage = {}
@@ -87,7 +88,11 @@ function manage.requeue_jobs(self, given, db)
     AND status = ANY ('{failed,cancelled,dead}')
   ]]):format(filter.where(conditions), given.limit and ("LIMIT %d"):format(filter.limit(what, given)) or "")
   local count = (db or self.db):exec(sql, table.unpack(args, 1, args.n))
-  if count > 0 and not db then self:wake() end
+  if count > 0 and not db then
+    self:wake(news.ALL)
+  elseif count > 0 then
+    db:on_commit(function() self:wake(news.ALL) end)
+  end
   return count
 end
 

@@ -5,6 +5,7 @@
 local check = require "nebula.check"
 local insert = require "nebula.jobs.insert"
 local nebula = require "nebula"
+local news = require "nebula.jobs.news"
 local raise = require "nebula.raise"
 
 local push = {}
@@ -36,6 +37,14 @@ local SCOPES = { "active", "pending" }
 ---@field unique_for? number|string and at least for so long after this push, whatever becomes of the job
 ---@field lane? string default: as the policy declares
 ---@field id? string
+
+local FIRST_DUE = [[
+  SELECT priority, min(scheduled_at) AS at
+  FROM workflow_jobs
+  WHERE id = ANY ($1)
+  AND status = 'pending'
+  GROUP BY priority
+]]
 
 -- The jobs whose keys are taken: who has them.
 local TAKEN = [[
@@ -162,17 +171,32 @@ local function with_taken(db, ids, keys, rows)
   return out
 end
 
+-- Tells the workers of jobs that may be due since longer than a moment.
+local function tell_since(self, ids)
+  local rows = nebula.try(self.db.query, self.db, FIRST_DUE, ids)
+  local since = rows and {} or news.ALL
+  for _, row in ipairs(rows or {}) do since[row.priority] = row.at end
+  self:wake(since)
+end
+
 local function push_list(self, what, list, db)
   if #check.list(what, list) == 0 then return {} end
   db = db or self.db
   local by_name, arrays, statement, adhoc = columns(self, what, list, db)
   if adhoc then ensure_adhoc(self, db) end
+  local began = nebula.time.monotonic()
   local rows, err = nebula.try(db.query, db, statement.sql, table.unpack(arrays))
   if err then
     if err.code == "23505" then raise("conflict", "%s: a job with this id exists", what) end
     error(err, 0)
   end
-  if db == self.db then self:wake() end
+  if db ~= self.db then -- none can be told of one that was begun by hand
+    nebula.try(db.on_commit, db, function() tell_since(self, by_name.id) end)
+  elseif by_name.scheduled_at or nebula.time.monotonic() - began > news.SLOW then
+    tell_since(self, by_name.id)
+  else
+    self:wake()
+  end
   return by_name.unique_key and with_taken(db, by_name.id, by_name.unique_key, rows) or by_name.id
 end
 

@@ -20,10 +20,14 @@ claim.COLUMNS = [[ctid::text AS at, id, token, workflow_id, execution_id, priori
 
 -- The claim's plan must not depend on statistics: a fresh backlog has none, and a sort of all of it is
 -- what the planner would choose. Where an index gives the order it may not sort or build bitmaps.
-claim.PLANNER = {
-  "SET enable_sort = off", "SET enable_incremental_sort = off", "SET enable_bitmapscan = off",
-  "SET enable_seqscan = off", "SET enable_hashjoin = off", "SET enable_mergejoin = off", "SET jit = off",
-}
+local SETTINGS = [[
+  SELECT set_config(name, 'off', %s)
+  FROM unnest('{enable_sort, enable_incremental_sort, enable_bitmapscan, enable_seqscan, enable_hashjoin,
+    enable_mergejoin, jit}'::text[]) AS name
+]]
+
+-- For the session; and for a transaction, behind a pooler that lends sessions for no longer.
+claim.PLANNER, claim.PLANNER_LOCAL = SETTINGS:format "false", SETTINGS:format "true"
 
 local CLAIM = [[
   SELECT %s
@@ -72,13 +76,16 @@ function claim.row_locks(worker)
   return setmetatable({ worker = worker, where = where, known = {} }, RowLocks)
 end
 
+function RowLocks:condition()
+  return self.worker.lanes_paused and self.where .. " AND " .. pause.LANE_RUNS or self.where
+end
+
 --- The statement for a plan. Without the payload it reads also what cannot be decoded.
 ---@param plan nebula.Plan
 ---@param without_payload? boolean
 ---@return string
 function RowLocks:sql(plan, without_payload)
-  local where = self.where
-  if self.worker.lanes_paused then where = where .. " AND " .. pause.LANE_RUNS end
+  local where = self:condition()
   if without_payload then return claim.sql(plan.order, where, claim.COLUMNS:gsub(", payload", "")) end
   local key = plan.order .. where
   local sql = self.known[key]
@@ -92,12 +99,24 @@ end
 ---@param conn nebula.pg.Connection
 ---@param first table[]
 ---@param plan nebula.Plan
----@return table[] rows, boolean leased
+---@return table[]? rows, boolean leased
 function RowLocks:take(conn, first, plan)
-  first[#first + 1] = { self:sql(plan), plan.limit }
+  local worker = self.worker
+  local marks = worker.marks
+  local probe, asked = marks:probe(plan)
+  first[#first + 1] = probe
+  local marked = marks:statement(claim.sql, self:condition(), plan)
+  first[#first + 1] = marked or { self:sql(plan), plan.limit }
   local results = claim.send(conn, first)
   local rows = results[#results]
-  if #rows == 0 then conn:exec "COMMIT" end
+  if probe then marks:moved(results[#results - 1], asked) end
+  marks:saw(rows)
+  if #rows > 0 then return rows, false end
+  conn:exec "COMMIT"
+  if marked and worker.finished then -- one that ends where nothing is due must have looked from the head
+    marks:forget()
+    return nil, false
+  end
   return rows, false
 end
 

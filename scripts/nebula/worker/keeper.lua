@@ -1,6 +1,7 @@
 -- worker/keeper.lua: what a worker does about leases: renews its own, writes the end of leased jobs
 -- in batches, and rescues the jobs whose worker has vanished.
 local nebula = require "nebula"
+local news = require "nebula.jobs.news"
 local outcome = require "nebula.jobs.outcome"
 local renew = require "nebula.jobs.renew"
 local settle = require "nebula.jobs.settle"
@@ -92,13 +93,20 @@ local function write(self)
     for _, run in ipairs(runs) do table.insert(self.queue, run) end
     error(err, 0)
   end
+  local back
   for _, run in ipairs(runs) do
+    local job = run.job
     self:drop(run)
+    if run.outcome.status == "pending" and not run.outcome.delay and job.priority then
+      back = back or {}
+      if not back[job.priority] or job.scheduled_at < back[job.priority] then back[job.priority] = job.scheduled_at end
+    end
     if not stood[run.job.id] then
       worker.counts.lost = worker.counts.lost + 1
       worker.log.warn("the claim had ended before the job did; its outcome was dropped", { job = run.job.id })
     end
   end
+  if back then worker.storage:wake(back) end
   worker.freed:notify()
   if worker.policy:by_lanes() then worker.pushed:notify() end -- what a cap held back may be taken now
 end
@@ -203,6 +211,7 @@ function Keeper:rescue_dead(ids, dead)
       "its worker died while it ran", true, ids)
   end
   worker.db:exec("DELETE FROM job_workers WHERE id = $1", dead)
+  if total > 0 then worker.storage:wake(news.ALL) end
   return total
 end
 
@@ -214,7 +223,7 @@ function Keeper:sweep()
     worker.log.warn("looking for vanished workers failed", { error = err.message })
   elseif count > 0 then
     worker.log.warn("jobs of vanished workers were rescued", { jobs = count })
-    worker.pushed:notify()
+    worker.storage:wake(news.ALL)
   end
 end
 

@@ -37,6 +37,7 @@ local function state_of(worker)
   local state = {
     concurrency = worker.concurrency, running = worker.running, leased = leased, stopping = worker.stopping or false,
     policy = worker.policy.name, policy_version = worker.policy.version, memory = collectgarbage "count" * 1024 // 1,
+    lag = worker.marks.lag,
   }
   for name, count in pairs(worker.counts) do state[name] = count end
   return state

@@ -6,6 +6,7 @@
 -- version, a dead worker's short jobs are free at once, and a stopped process loses its locks by
 -- idle_in_transaction_session_timeout.
 local nebula = require "nebula"
+local news = require "nebula.jobs.news"
 local claim = require "nebula.worker.claim"
 local laned = require "nebula.jobs.laned"
 local leased_batch = require "nebula.worker.leased"
@@ -141,6 +142,7 @@ local function settlement(worker, batch, all)
   if #others > 0 then
     local at, outcomes = {}, {}
     for i, run in ipairs(others) do at[i], outcomes[i] = run.job.at, run.outcome end
+    batch.others = true
     list[#list + 1] = { settle.OTHER_LOCKED, tids(at), settle.columns(outcomes) }
   end
   if #running > 0 then
@@ -247,8 +249,9 @@ local function exchange(self, n)
   end
   statements[#statements + 1] = { not locked and "BEGIN" or plan and "COMMIT AND CHAIN" or "COMMIT" }
   local settled = #statements
-  self.claiming, self.looked = plan ~= nil, worker.pushes
-  local rows, leased, err
+  self.claiming = plan ~= nil
+  if plan then self.looked = worker.pushes end
+  local began, rows, leased, err = monotonic(), nil, nil, nil
   if plan or locked then rows, leased, err = send(self, statements, plan) end
   if err and (not plan or (err.index or 0) <= settled) then
     if not locked or not settle.is_refusal(err) then error(err, 0) end
@@ -257,6 +260,7 @@ local function exchange(self, n)
     return nil
   end
   self.batch = nil
+  if batch and batch.others and monotonic() - began > news.SLOW then worker.storage:wake(news.ALL) end
   for _, run in ipairs(running) do run:promoted(true, leases) end
   if not plan then return n > 0 and {} or nil end
   if err then
@@ -386,7 +390,7 @@ local function serve(self)
   local worker = self.worker
   local conn <close> = worker.db:acquire()
   self.conn = conn
-  for _, sql in ipairs(claim.PLANNER) do conn:exec(sql) end
+  conn:exec(claim.PLANNER)
   conn:exec(("SET idle_in_transaction_session_timeout = %d"):format(math.floor(worker.settings.lease * 1000)))
   self.connected, self.begun = true, true
   while true do

@@ -1,0 +1,207 @@
+-- Where a claim begins in the queue: below its mark nothing waits for longer than the reported lag, and
+-- what a claim reads does not grow with what is finished.
+local child = require "spec.support.child"
+local claim = require "nebula.worker.claim"
+local nebula = require "nebula"
+local postgres = require "spec.support.postgres"
+local storages = require "nebula.storage"
+local workers = require "nebula.worker"
+
+local LONG = 30 -- seconds that nothing here should take
+
+-- The base schema's columns alone, as another engine inserts them.
+local FOREIGN = [[
+  INSERT INTO workflow_jobs (id, workflow_id, execution_id, priority, scheduled_at, status, payload, created_at)
+  VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), $1, now() - make_interval(secs => $2), 'pending',
+    '{"handler": "x", "foreign": true}', now())
+]]
+
+describe("the watermark of a claim", function()
+  local storage, other, url, worker, running
+
+  setup(function()
+    url = postgres.database()
+    storage = storages.with_pool_config(url, { max_size = 8 })
+    other = storages.with_pool_config(url, { max_size = 4 }) -- as another process: it is heard of by NOTIFY
+    storage:run_migrations { log = function() end }
+    for _, each in ipairs { storage, other } do each:push_job { payload = { handler = "x" } } end -- makes nebula.adhoc
+  end)
+  teardown(function()
+    other:close()
+    storage:close()
+  end)
+  before_each(function()
+    storage.db:exec "TRUNCATE workflow_jobs"
+    worker = workers.new(storage, { handler = function() end, connections = 1 })
+    running = nebula.task.spawn(worker.run, worker)
+  end)
+  after_each(function()
+    worker:stop()
+    running:join()
+  end)
+
+  local function await(what, ready) return child.await(what, LONG, ready) end
+  local function mark() return worker.marks.at[0] end
+  local function done(id)
+    return function() return storage:get_job(id).status == "completed" end
+  end
+
+  -- Jobs are pushed and worked until the mark has come to lie above a time.
+  local function pass(at)
+    await("the mark", function()
+      storage:push_jobs { { payload = { handler = "x" } } }
+      return mark() and mark() > at
+    end)
+  end
+
+  it("lets a push come to light that began before and was committed after", function()
+    local id
+    storage.db:transaction(function(tx)
+      id = other:push_job({ payload = { handler = "x" } }, tx).id
+      pass(tx:value "SELECT now()")
+    end)
+    await("the late push", done(id))
+    assert.equal(0, worker.marks.late) -- it was told of
+  end)
+
+  it("is held by rows that another claimer has locked, until it gives up", function()
+    local id = storage:push_job({ payload = { handler = "x" }, delay = 0.3 }).id
+    local job = storage:get_job(id)
+    storage.db:transaction(function(tx)
+      tx:exec("SELECT FROM workflow_jobs WHERE id = $1 FOR UPDATE", id)
+      await("its time", function() return tx:value("SELECT clock_timestamp() > $1::timestamptz + '0.3 s'",
+        job.scheduled_at) end)
+      local before = worker.counts.completed
+      await("others", function()
+        storage:push_jobs { { payload = { handler = "x" } } }
+        return worker.counts.completed > before + 20
+      end)
+      assert.is_true(mark() <= job.scheduled_at)
+    end)
+    await("the job that was locked", done(id))
+    assert.equal(0, worker.marks.late)
+  end)
+
+  it("is held by rows that may not be taken now", function()
+    storage:pause_queue "still"
+    await("the pause", function() return worker.lanes_paused end)
+    local id = storage:push_job({ payload = { handler = "x" }, lane = "still" }).id
+    local job = storage:get_job(id)
+    local before = worker.counts.completed
+    await("others", function()
+      storage:push_jobs { { payload = { handler = "x" } } }
+      return worker.counts.completed > before + 20
+    end)
+    assert.is_true(mark() <= job.scheduled_at)
+    storage:resume_queue "still"
+    await("the job of the lane", done(id))
+    assert.equal(0, worker.marks.late)
+  end)
+
+  it("does not hide what another program inserts with a time in the past", function()
+    storage:push_job { payload = { handler = "x" } }
+    pass(storage.db:value "SELECT now()")
+    storage.db:exec(FOREIGN, 0, 3600)
+    await("the foreign job", function()
+      return storage.db:value [[
+        SELECT count(*) FROM workflow_jobs WHERE payload ? 'foreign' AND status = 'completed'
+      ]] == 1
+    end)
+    assert.equal(1, worker.marks.late)
+    assert.is_true(worker.marks.lag > 0)
+  end)
+
+  it("exists for priorities that were seen; others are read from their head", function()
+    storage:push_job { payload = { handler = "x" } }
+    pass(storage.db:value "SELECT now()")
+    for _, priority in ipairs { 7, -3, 2147483647, -2147483648 } do storage.db:exec(FOREIGN, priority, 3600) end
+    storage.db:exec(FOREIGN, nil, 3600)
+    await("them all", function()
+      return storage.db:value "SELECT count(*) FROM workflow_jobs WHERE status <> 'completed'" == 0
+    end)
+    assert.equal(0, worker.marks.late)
+    assert.same({ 2147483647, 7, 0, -3, -2147483648 }, worker.marks.known)
+  end)
+
+  it("is lowered by a job that is given back, or pushed for a time in the past, elsewhere", function()
+    local at = storage.db:value "SELECT now()"
+    local id
+    storage.db:transaction(function(tx) -- claimed before the worker sees it
+      id = other:push_job({ payload = { handler = "x" } }, tx).id
+      tx:exec("UPDATE workflow_jobs SET status = 'running', token = 1, locked_by = $1, lease_until = now() + '1 h'"
+        .. " WHERE id = $2", other:worker_uuid "me", id)
+    end)
+    pass(at)
+    other:release_jobs { { id = id, token = 1, worker = other:worker_uuid "me" } }
+    await("the job that came back", done(id))
+    pass(storage.db:value "SELECT now()")
+    await("the job for the past", done(other:push_job({ payload = { handler = "x" }, scheduled_at = at }).id))
+    assert.equal(0, worker.marks.late)
+  end)
+end)
+
+describe("what a claim reads", function()
+  local storage, conn
+
+  setup(function()
+    storage = storages.with_pool_config(postgres.database(), { max_size = 8 })
+    storage:run_migrations { log = function() end }
+    conn = storage.db:acquire()
+    conn:exec(claim.PLANNER)
+  end)
+  teardown(function()
+    conn:close()
+    storage:close()
+  end)
+
+  -- The pages that a statement reads, and its plan's nodes.
+  local function explain(statement)
+    local literal = {}
+    for i = 2, #statement do literal[i - 1] = nebula.pg.literal(statement[i]) end
+    local sql = statement[1]:gsub("%$(%d+)", function(i) return literal[tonumber(i)] end)
+    local plan = conn:value("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " .. sql)[1].Plan
+    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], nebula.json.encode(plan)
+  end
+
+  local function fill(count)
+    storage.db:exec([[
+      INSERT INTO workflow_jobs (payload, scheduled_at)
+      SELECT '{"handler": "x"}', now() - '1 h'::interval + make_interval(secs => i * 0.001)
+      FROM generate_series(1, $1) i
+    ]], count)
+  end
+
+  it("does not depend on the backlog, where no statistics tell of it", function()
+    fill(20000)
+    local pages, plan = explain { claim.sql("priority DESC, scheduled_at", "NOT suspect"), 10 }
+    assert.is_true(pages < 200, pages .. " pages")
+    assert.is_nil(plan:find('"Sort"', 1, true))
+  end)
+
+  it("does not depend on what was finished under a snapshot that is still held", function()
+    storage.db:exec "TRUNCATE workflow_jobs"
+    fill(5000)
+    local snapshot <close> = storage.db:acquire()
+    snapshot:exec "BEGIN ISOLATION LEVEL REPEATABLE READ"
+    snapshot:query "SELECT 1"
+    local worker
+    worker = workers.new(storage, { handler = function() end, finished = function()
+      return worker.counts.completed == 5000
+    end })
+    worker:run()
+    local marks = worker.marks
+    local from_head = { claim.sql("priority DESC, scheduled_at", "NOT suspect"), 10 }
+    local head = explain(from_head)
+    assert.is_true(head > 100, head .. " pages from the head") -- it is the case that is meant
+    marks:saw { { priority = 0 } } -- they were forgotten at the end of the queue
+    repeat
+      local probe, asked = marks:probe { order = "priority DESC, scheduled_at" }
+      if probe then marks:moved(conn:query(table.unpack(probe)), asked) end
+      nebula.task.sleep(0.01)
+    until marks.at[0] ~= "-infinity"
+    local plan = { order = "priority DESC, scheduled_at", limit = 10 }
+    local pages = explain(marks:statement(claim.sql, "NOT suspect", plan))
+    assert.is_true(pages < 25, ("%d pages, %d from the head"):format(pages, head))
+    snapshot:exec "COMMIT"
+  end)
+end)
