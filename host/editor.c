@@ -15,7 +15,7 @@
 #include <wchar.h>
 #include "text.h"
 
-enum { HISTORY_MOST = 5000, KEYS_A_TURN = 4096, ESCAPE_MS = 50 };
+enum { HISTORY_MOST = 5000, KEYS_A_TURN = 4096, ESCAPE_MS = 50, MARK_BYTES = 5 };
 
 #ifdef __SANITIZE_ADDRESS__
 /* libedit never frees the names of added functions (its eln.c says so). */
@@ -34,7 +34,10 @@ struct editor {
   void *data;
   char *prompt, *text;
   text_locale types;
-  bool dumb; /* a terminal without commands */
+  bool dumb;              /* a terminal without commands */
+  bool pasting;           /* between the two marks that a terminal puts around what is pasted */
+  char ahead[MARK_BYTES]; /* read already, while a mark was looked for */
+  size_t ahead_at, ahead_end;
   bool reading, completing, ended, closed;
 };
 
@@ -68,20 +71,65 @@ static unsigned char on_end(EditLine *line, int key) {
   return CC_REFRESH;
 }
 
+/* A byte of the terminal; false where none comes within ESCAPE_MS. */
+static bool read_byte(editor *self, char *out) {
+  if (self->ahead_at < self->ahead_end) {
+    *out = self->ahead[self->ahead_at++];
+    return true;
+  }
+  struct pollfd ready = {.fd = fileno(self->terminal), .events = POLLIN};
+  return poll(&ready, 1, ESCAPE_MS) > 0 && read(ready.fd, out, 1) == 1;
+}
+
+/* After an Escape: takes the rest of a mark of pasted text. What is none is read again. */
+static bool read_mark(editor *self) {
+  static const char begins[] = "[200~", ends[] = "[201~";
+  char found[MARK_BYTES];
+  size_t length = 0;
+  bool begun = true, ended = true;
+  while (length < MARK_BYTES && (begun || ended) && read_byte(self, &found[length])) {
+    begun = begun && found[length] == begins[length];
+    ended = ended && found[length] == ends[length];
+    length++;
+  }
+  if (length == MARK_BYTES && (begun || ended)) {
+    self->pasting = begun;
+    return true;
+  }
+  /* Fewer than MARK_BYTES of `ahead` are left where it was read from: they come after these. */
+  size_t rest = self->ahead_end - self->ahead_at;
+  memmove(self->ahead + length, self->ahead + self->ahead_at, rest);
+  memcpy(self->ahead, found, length);
+  self->ahead_at = 0;
+  self->ahead_end = length + rest;
+  return false;
+}
+
 /* One character for libedit. A sequence of keys that stops in the middle (Escape alone) must not
- * stop the loop: after ESCAPE_MS it counts as ended, and el_gets returns. */
+ * stop the loop: after ESCAPE_MS it counts as ended, and el_gets returns. What is pasted is text: a
+ * tab is a blank, the other keys are left out. */
 static int read_character(EditLine *line, wchar_t *out) {
-  struct pollfd ready = {.fd = fileno(self_of(line)->terminal), .events = POLLIN};
+  editor *self = self_of(line);
   mbstate_t state = {0};
   for (;;) {
     char byte;
-    if (poll(&ready, 1, ESCAPE_MS) <= 0) return -1;
-    if (read(ready.fd, &byte, 1) != 1) return -1;
+    if (!read_byte(self, &byte)) return -1;
+    if (byte == '\033' && read_mark(self)) continue;
+    if (self->pasting && byte == '\t') byte = ' ';
+    if (self->pasting && byte == '\n') byte = '\r';
+    if (self->pasting && (byte == 0x7f || (byte >= 0 && byte < 0x20 && byte != '\r'))) continue;
     size_t used = mbrtowc(out, &byte, 1, &state);
     if (used == (size_t)-2) continue; // more bytes of it follow
     if (used != (size_t)-1) return 1;
     memset(&state, 0, sizeof state); // a byte that is no character is left out
   }
+}
+
+/* Asks the terminal to mark what is pasted, or not to. */
+static void mark_pastes(const editor *self, bool on) {
+  if (self->dumb) return;
+  fputs(on ? "\033[?2004h" : "\033[?2004l", stdout);
+  fflush(stdout);
 }
 
 static void finish(editor *self, editor_event event) {
@@ -95,6 +143,7 @@ static void finish(editor *self, editor_event event) {
 
 static bool keys_wait(const editor *self) {
   int count = 0;
+  if (self->ahead_at < self->ahead_end) return true;
   return ioctl(fileno(self->terminal), FIONREAD, &count) == 0 && count > 0;
 }
 
@@ -188,6 +237,7 @@ editor *editor_open(uv_loop_t *loop, editor_fn *happened, void *data, const char
   if (!set_up(self)) goto failed;
   if (uv_poll_init(loop, &self->poll, fileno(self->terminal)) < 0) goto failed;
   self->poll.data = self;
+  mark_pastes(self, true);
   return self;
 failed:
   if (self->line != NULL) el_end(self->line);
@@ -203,6 +253,7 @@ void editor_close(editor *self) {
   if (self->closed) return;
   self->closed = true;
   editor_stop(self);
+  mark_pastes(self, false);
   el_end(self->line);
   history_end(self->history);
   uv_close((uv_handle_t *)&self->poll, poll_closed);

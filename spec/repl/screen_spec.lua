@@ -68,6 +68,20 @@ describe("the prompt's screen", function()
     prompt:line("pasted", tostring(199 * 200 // 2 - 1))
   end)
 
+  it("takes what is pasted as text: a tab in it completes nothing, an Escape is no key", function()
+    local prompt <close> = open()
+    assert.truthy(prompt.output:find("\27[?2004h", 1, true))
+    prompt:type "\27[200~pasted = {\n\tstring.re\trep,\27\n}\27[201~\r"
+    prompt:expect(prompt.prompt)
+    prompt:type "string.for\t\27[D\27[D\21"
+    prompt:expect "string.format("
+    prompt:type "\27[200~#'a\tb'\27[201~\r"
+    prompt:shows "\n3\n"
+    assert.falsy(prompt.screen:all():find("reverse", 1, true), prompt.screen:all())
+    prompt:type "\4"
+    prompt:expect "\27[?2004l"
+  end)
+
   it("edits wide characters and accents in place", function()
     local prompt <close> = open()
     prompt:type "x = 'ä漢字é'\27[D\27[D\127"
