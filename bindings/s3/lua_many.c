@@ -137,6 +137,11 @@ static int bucket_delete_many(lua_State *L) {
     err_raisef(L, ERR_VALIDATION, "s3", "bucket:delete_many: the keys must be a list, got %s",
                luaL_typename(L, KEYS));
   opt_check(L, OPTIONS, "bucket:delete_many", NAMES);
+  for (lua_Integer i = 1; lua_rawgeti(L, KEYS, i) != LUA_TNIL; i++, lua_pop(L, 1)) {
+    size_t length;
+    lua_s3_key(L, -1, "bucket:delete_many", &length);
+  }
+  lua_settop(L, OPTIONS);
   lua_s3_call_new(L);
   text_new(L);
   lua_newtable(L);

@@ -30,6 +30,10 @@ describe("bucket:delete_many", function()
   it("refuses what is no key before it deletes anything", function()
     bucket:put("stays", "x")
     assert.equal("validation", failure(bucket.delete_many, bucket, { "stays", 7 }).kind)
+    local keys = {}
+    for i = 1, 1500 do keys[i] = "stays" end
+    keys[1400] = ""
+    assert.equal("validation", failure(bucket.delete_many, bucket, keys).kind)
     assert.is_true(bucket:exists("stays"))
   end)
 end)
