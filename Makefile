@@ -9,14 +9,15 @@ DESTDIR  ?=
 BUILD    := build$(if $(SANITIZE),/asan)
 
 PACKAGES := gcc libc6-dev make pkg-config lua5.4 liblua5.4-dev libuv1-dev libpq-dev postgresql-15 \
-  libcurl4-openssl-dev libssl-dev libexpat1-dev libzstd-dev zlib1g-dev libedit-dev lua-cjson-dev libmimalloc-dev
+  libcurl4-openssl-dev libssl-dev libexpat1-dev libzstd-dev zlib1g-dev libedit-dev lua-cjson-dev libmimalloc-dev \
+  libmicrohttpd-dev
 TEST_PACKAGES := lua-busted lua-check clang-format curl openssl pgbouncer \
   radosgw ceph-mon ceph-osd ceph-base ceph-common awscli rclone
 
 comma    := ,
 CC       := gcc
 LIBS     := lua5.4 libuv libpq libcurl libcrypto expat libzstd zlib
-HOSTLIBS := libedit lua5.4-cjson
+HOSTLIBS := libedit lua5.4-cjson libmicrohttpd
 # The program's malloc. A sanitizer brings its own. No symbol of it is named: it is linked all the same.
 ALLOCATOR := $(if $(SANITIZE),,-Wl$(comma)--push-state$(comma)--no-as-needed -lmimalloc -Wl$(comma)--pop-state)
 WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Werror

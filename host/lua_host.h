@@ -10,6 +10,7 @@
 
 /* Openers of modules only the host has. Each pushes one table. */
 int lua_open_editor(lua_State *L);  /* require "nebula.editor" */
+int lua_open_httpd(lua_State *L);   /* require "nebula.httpd" */
 int lua_open_process(lua_State *L); /* require "nebula.process" */
 int lua_open_sandbox(lua_State *L); /* require "nebula.sandbox" */
 int lua_open_socket(lua_State *L);  /* require "nebula.socket" */

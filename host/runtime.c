@@ -56,6 +56,7 @@ static const luaL_Reg PRELOADED[] = {
     {"cjson", luaopen_cjson},
     {"cjson.safe", luaopen_cjson_safe},
     {"nebula.editor", lua_open_editor},
+    {"nebula.httpd", lua_open_httpd},
     {"nebula.process", lua_open_process},
     {"nebula.sandbox", lua_open_sandbox},
     {"nebula.socket", lua_open_socket},

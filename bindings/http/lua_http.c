@@ -4,6 +4,8 @@
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <curl/curl.h>
 #include "async/task.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
@@ -95,6 +97,14 @@ static bool is_expected(lua_State *L, int status) {
   return expected;
 }
 
+/* Seconds from now, by either form of Retry-After (RFC 9110, section 10.2.3); 0 where it is
+ * neither. */
+static double retry_after(const char *text) {
+  if (*text >= '0' && *text <= '9') return strtod(text, NULL);
+  time_t at = curl_getdate(text, NULL);
+  return at < 0 ? 0 : difftime(at, time(NULL));
+}
+
 static _Noreturn void raise_unexpected(lua_State *L, const http_response *response) {
   size_t shown = response->body.length < BODY_SHOWN ? response->body.length : BODY_SHOWN;
   char start[BODY_SHOWN + 1], code[16];
@@ -113,8 +123,9 @@ static _Noreturn void raise_unexpected(lua_State *L, const http_response *respon
   strncpy(code, lua_tostring(L, -1), sizeof code - 1);
   code[sizeof code - 1] = '\0';
   err_info info = {.kind = ERR_IO, .code = code, .message = lua_tostring(L, -2)};
-  info.retryable = response->status >= 500 || response->status == 429;
-  info.retry_after = after == NULL ? 0 : strtod(after, NULL);
+  info.retryable = response->status >= 500 || response->status == 429 || response->status == 408 ||
+                   response->status == 425;
+  info.retry_after = after == NULL ? 0 : retry_after(after);
   err_raise(L, &info);
 }
 

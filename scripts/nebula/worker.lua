@@ -10,6 +10,7 @@
 --   keeper     leases: heartbeats, the end of leased jobs, rescue of vanished workers' jobs
 --   flight     the file that tells the next start what ran when this process died
 --   handlers   handler files by name
+--   exposed    metrics and health over HTTP
 --   presence   this worker's row for others to see; what is paused and cancelled
 --
 -- Slots bound how many handlers run at once; sessions and runners wait for one another through
@@ -22,6 +23,7 @@ local news = require "nebula.jobs.news"
 local options = require "nebula.options"
 local periodic = require "nebula.periodic"
 local published = require "nebula.policy.published"
+local exposed = require "nebula.worker.exposed"
 local Flight = require "nebula.worker.flight"
 local Handlers = require "nebula.worker.handlers"
 local Keeper = require "nebula.worker.keeper"
@@ -45,6 +47,7 @@ worker.OPTIONS = {
   batch = { default = 500, min = 1, max = 10000, help = "most jobs of one claim" },
   handlers = { type = "file", help = "directory of handlers, before the project's and the built-in ones" },
   policy = { help = "a policy's name or file, for this process alone; edits are picked up" },
+  metrics = { type = "string", help = "serve /metrics, /healthz and /readyz on [HOST:]PORT (this machine alone)" },
   drain = { default = false, help = "end when no job is due" },
 }
 
@@ -74,6 +77,7 @@ function worker.new(storage, opts)
   local entries = periodic.entries(given.periodic)
   given.workflow_id, given.handler, given.finished, given.periodic = nil, nil, nil, nil
   given = options.coerce(worker.OPTIONS, given, "worker")
+  if given.metrics then exposed.address(given.metrics) end
   if workflow_id then check.uuid("worker: workflow_id", workflow_id) end
   local self = setmetatable({
     storage = storage, db = storage.db, id = nebula.crypto.uuid_v7(), settings = given, workflow_id = workflow_id,
@@ -268,6 +272,7 @@ function Worker:run()
   local presence <close> = Presence.new(self)
   self.flight, self.keeper, self.lanes = flight, keeper, Lanes.new(self)
   presence:look()
+  local _ <close> = self.settings.metrics and exposed.serve(self, self.settings.metrics) or nil
   flight:recover(self)
   keeper:sweep() -- also a worker that soon ends has looked once
 

@@ -47,15 +47,27 @@ local function reload_on_hangup(worker)
   end)
 end
 
-local function supervise(given)
-  local args = { "worker" }
+-- The words after `nebula` of a supervisor's child. Each has a port of its own for its metrics: the first
+-- the one that was given, the others those behind it.
+local function child_words(given, number)
+  local words = { "worker" }
   for name, value in pairs(given) do
+    local flag = "--" .. name:gsub("_", "-")
+    if name == "metrics" then
+      local before, port = value:match "^(.-)(%d+)$"
+      value = before .. math.tointeger(port) + number - 1
+    end
     if name ~= "processes" then
-      local flag = "--" .. name:gsub("_", "-")
-      args[#args + 1] = type(value) ~= "boolean" and ("%s=%s"):format(flag, value) or value and flag or nil
+      words[#words + 1] = type(value) ~= "boolean" and ("%s=%s"):format(flag, value) or value and flag or nil
     end
   end
-  local supervisor = require("nebula.worker.supervisor").new(args, given.processes, given.shutdown_timeout)
+  return words
+end
+
+local function supervise(given)
+  if given.metrics then require("nebula.worker.exposed").address(given.metrics) end
+  local supervisor = require("nebula.worker.supervisor").new(function(number) return child_words(given, number) end,
+    given.processes, given.shutdown_timeout)
   stop_on_signals(supervisor, false)
   require("nebula.process").on_signal("HUP", function() supervisor:reload() end)
   require("nebula").log.info("supervisor started", { processes = given.processes })

@@ -107,6 +107,9 @@ function Run:finish(made)
   self.outcome = made
   local worker, batch = self.worker, self.batch
   if self.job.lane then worker.lanes:ended(self) end
+  if worker.durations and self.started then
+    worker.durations:observe(monotonic() - self.started, { handler = self.name or "" })
+  end
   if made then
     local counts = worker.counts
     if made.status == "completed" then

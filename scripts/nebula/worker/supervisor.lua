@@ -33,13 +33,13 @@ function supervisor.is_child()
   return true
 end
 
----@param args string[] of each child, after the program's name
+---@param args_of fun(number: integer): string[] of a child, after the program's name
 ---@param count integer
 ---@param shutdown_timeout number seconds
 ---@return nebula.Supervisor
-function supervisor.new(args, count, shutdown_timeout)
+function supervisor.new(args_of, count, shutdown_timeout)
   return setmetatable({
-    args = args, count = count, shutdown_timeout = shutdown_timeout, children = {}, naps = {}, status = 0,
+    args_of = args_of, count = count, shutdown_timeout = shutdown_timeout, children = {}, naps = {}, status = 0,
   }, Supervisor)
 end
 
@@ -49,7 +49,7 @@ end
 
 -- Starts a child and waits for its end. Returns how it ended.
 local function live(self, number)
-  local args = table.move(self.args, 1, #self.args, 1, {})
+  local args = self.args_of(number)
   local child = process.spawn {
     file = "/proc/self/exe", args = args, env = { [ENVIRONMENT] = tostring(system.ids().pid) },
     stdout = "inherit", stderr = "inherit",

@@ -1,0 +1,91 @@
+-- nebula.httpd: requests, answers, and what a client sees when there is none.
+local httpd = require "nebula.httpd"
+local nebula = require "nebula"
+
+describe("nebula.httpd", function()
+  local server, url
+
+  before_each(function()
+    server = httpd.listen { max_body = 1000 }
+    url = ("http://127.0.0.1:%d"):format(server:port())
+  end)
+  after_each(function() server:close() end)
+
+  -- Sends requests while each is answered by fn, and returns the first's answer.
+  local function answered(fn, options, count)
+    local task = nebula.task.spawn(function()
+      for _ = 1, count or 1 do fn(server:accept()) end
+    end)
+    options.url = url .. (options.url or "/")
+    options.deadline = 30
+    local answer = nebula.http.request(options)
+    task:join()
+    return answer
+  end
+
+  it("gives method, path, headers and body, and sends status, headers and body", function()
+    local seen
+    local answer = answered(function(request)
+      seen = { request.method, request.path, request.headers["x-a"], request.body }
+      request:answer { status = 201, headers = { ["X-B"] = "c" }, body = "data\0more" }
+    end, { url = "/p?q=1", method = "PUT", headers = { ["X-A"] = "b" }, body = "sent\0too" })
+    assert.same({ "PUT", "/p", "b", "sent\0too" }, seen)
+    assert.equal(201, answer.status)
+    assert.equal("c", answer.headers["x-b"])
+    assert.equal("data\0more", answer.body)
+  end)
+
+  it("answers many at once, in whatever order", function()
+    local requests = {}
+    local task = nebula.task.spawn(function()
+      for i = 1, 20 do requests[i] = server:accept() end
+      for i = 20, 1, -1 do requests[i]:answer { body = requests[i].path } end
+    end)
+    local paths = {}
+    for i = 1, 20 do paths[i] = "/" .. i end
+    local bodies = nebula.task.map(paths, function(path)
+      return nebula.http.request({ url = url .. path, deadline = 30 }).body
+    end, { concurrency = 20 })
+    task:join()
+    bodies.n = nil
+    assert.same(paths, bodies)
+  end)
+
+  it("answers for a script that does not: 500 where the request is let go, 503 at the end", function()
+    local answer = answered(function(request) local _ <close> = request end, {})
+    assert.equal(500, answer.status)
+    local held
+    local task = nebula.task.spawn(function() held = server:accept() end)
+    local client = nebula.task.spawn(nebula.http.request, { url = url, deadline = 30 })
+    task:join()
+    server:close()
+    assert.equal(503, client:join().status)
+    held:answer { body = "too late" }
+    assert.matches("answered already", select(2, nebula.try(held.answer, held, {})).message)
+  end)
+
+  it("refuses a body that is too long, headers that are none, an address that is taken", function()
+    assert.equal(413, nebula.http.request({ url = url, body = ("x"):rep(2000), deadline = 30 }).status)
+    local err
+    answered(function(request)
+      err = select(2, nebula.try(request.answer, request, { headers = { ["a\nb"] = "c" } }))
+      request:answer {}
+    end, {})
+    assert.equal("validation", err.kind)
+    _, err = nebula.try(httpd.listen, { port = server:port() })
+    assert.equal("io", err.kind)
+    assert.matches("Address already in use", err.message)
+    _, err = nebula.try(httpd.listen, { host = "example.org" })
+    assert.matches("not a numeric address", err.message)
+  end)
+
+  it("outlives clients that go away, and a task that stops waiting", function()
+    local waiting = nebula.task.spawn(server.accept, server)
+    nebula.task.sleep(0)
+    waiting:cancel()
+    local _, err = nebula.try(nebula.http.request, { url = url, deadline = 0.05 })
+    assert.equal("timeout", err.kind)
+    server:accept():answer { body = "nobody listens" }
+    assert.equal("ok", answered(function(request) request:answer { body = "ok" } end, {}).body)
+  end)
+end)
