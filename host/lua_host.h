@@ -9,13 +9,14 @@
 #include <lua.h>
 
 /* Openers of modules only the host has. Each pushes one table. */
-int lua_open_editor(lua_State *L);  /* require "nebula.editor" */
-int lua_open_httpd(lua_State *L);   /* require "nebula.httpd" */
-int lua_open_process(lua_State *L); /* require "nebula.process" */
-int lua_open_sandbox(lua_State *L); /* require "nebula.sandbox" */
-int lua_open_socket(lua_State *L);  /* require "nebula.socket" */
-int lua_open_system(lua_State *L);  /* require "nebula.system" */
-int lua_open_text(lua_State *L);    /* require "nebula.text" */
+int lua_open_editor(lua_State *L);   /* require "nebula.editor" */
+int lua_open_httpd(lua_State *L);    /* require "nebula.httpd" */
+int lua_open_process(lua_State *L);  /* require "nebula.process" */
+int lua_open_sandbox(lua_State *L);  /* require "nebula.sandbox" */
+int lua_open_socket(lua_State *L);   /* require "nebula.socket" */
+int lua_open_system(lua_State *L);   /* require "nebula.system" */
+int lua_open_terminal(lua_State *L); /* require "nebula.terminal" */
+int lua_open_text(lua_State *L);     /* require "nebula.text" */
 
 /* Pushes the directory of the scripts that belong to this program, or nil. */
 void host_push_scripts(lua_State *L);

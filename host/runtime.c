@@ -61,6 +61,7 @@ static const luaL_Reg PRELOADED[] = {
     {"nebula.sandbox", lua_open_sandbox},
     {"nebula.socket", lua_open_socket},
     {"nebula.system", lua_open_system},
+    {"nebula.terminal", lua_open_terminal},
     {"nebula.text", lua_open_text},
     {NULL, NULL},
 };

@@ -66,7 +66,7 @@ describe("nebula.httpd", function()
 
   it("refuses a body that is too long, headers that are none, an address that is taken", function()
     assert.equal(413, nebula.http.request({ url = url, body = ("x"):rep(2000), deadline = 30 }).status)
-    local err
+    local _, err
     answered(function(request)
       err = select(2, nebula.try(request.answer, request, { headers = { ["a\nb"] = "c" } }))
       request:answer {}

@@ -93,6 +93,20 @@ local function list_periodic(opts)
   end)
 end
 
+local function view(opts)
+  return with_storage(function(storage, nebula)
+    local top, ui = require "nebula.top", require "nebula.ui"
+    if not opts.json and not opts.once and ui.terminal() then return top.live(storage, opts.interval) end
+    while true do
+      local seen = top.look(storage)
+      print(opts.json and nebula.json.encode(seen) or table.concat(top.lines(seen), "\n"))
+      if opts.once or not opts.json then return end
+      io.stdout:flush()
+      nebula.task.sleep(opts.interval)
+    end
+  end)
+end
+
 local LANE = { type = "string", help = "a lane's name, or the id of a workflow; without it the whole queue" }
 
 local FILTER_OPTIONS = {
@@ -192,6 +206,16 @@ return {
       summary = "The periodic jobs of nebula.conf.lua, when they fired and when they will",
       options = { json = JSON },
       run = list_periodic,
+    },
+    top = {
+      summary = "A live view: rates, lanes, workers, the oldest that waits, the policy",
+      description = "Keys: q quits, space holds the view, p pauses or resumes the queue. Without a terminal, one look.",
+      options = {
+        json = { default = false, help = "a JSON object a look" },
+        once = { default = false, help = "look once" },
+        interval = { type = "duration", default = "2s", min = 0.1, help = "between two looks" },
+      },
+      run = view,
     },
     workers = {
       summary = "The worker processes of all hosts",

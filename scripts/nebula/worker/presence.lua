@@ -9,6 +9,7 @@ local Presence = {}
 Presence.__index = Presence
 
 local LOOK_SECONDS = 1
+local RATE_SECONDS = 10
 local GONE_AFTER = "1 day" -- rows of workers that did not end in order are kept for so long
 
 -- $1: the worker, $2: host, $3: pid, $4: its state, $5: the jobs that it runs under a lease.
@@ -27,17 +28,29 @@ local LOOK = [[
 ---@param worker nebula.Worker
 ---@return nebula.Presence
 function Presence.new(worker)
-  return setmetatable({ worker = worker, host = system.hostname(), pid = system.ids().pid }, Presence)
+  return setmetatable({ worker = worker, host = system.hostname(), pid = system.ids().pid, samples = {} },
+    Presence)
+end
+
+-- Jobs a second that ended in the last RATE_SECONDS.
+local function rate(self)
+  local counts = self.worker.counts
+  local now, ended = nebula.time.monotonic(), counts.completed + counts.failed + counts.dead
+  local samples = self.samples
+  samples[#samples + 1] = { at = now, ended = ended }
+  while #samples > 2 and now - samples[2].at >= RATE_SECONDS do table.remove(samples, 1) end
+  local first = samples[1]
+  return now > first.at and (ended - first.ended) / (now - first.at) or 0
 end
 
 -- What others see of the worker.
-local function state_of(worker)
-  local leased = 0
+local function state_of(self)
+  local worker, leased = self.worker, 0
   for _ in pairs(worker.leased) do leased = leased + 1 end
   local state = {
-    concurrency = worker.concurrency, running = worker.running, leased = leased, stopping = worker.stopping or false,
-    policy = worker.policy.name, policy_version = worker.policy.version, memory = collectgarbage "count" * 1024 // 1,
-    lag = worker.marks.lag,
+    rate = rate(self), concurrency = worker.concurrency, running = worker.running, leased = leased,
+    stopping = worker.stopping or false, policy = worker.policy.name, policy_version = worker.policy.version,
+    memory = collectgarbage "count" * 1024 // 1, lag = worker.marks.lag,
   }
   for name, count in pairs(worker.counts) do state[name] = count end
   return state
@@ -48,7 +61,7 @@ function Presence:look()
   local worker = self.worker
   local ids = {}
   for id in pairs(worker.leased) do ids[#ids + 1] = id end
-  local found = worker.db:one(LOOK, worker.id, self.host, self.pid, state_of(worker), ids)
+  local found = worker.db:one(LOOK, worker.id, self.host, self.pid, state_of(self), ids)
   if found.halted ~= worker.halted then
     worker.log.info(found.halted and "the queue is paused" or "the queue goes on")
   end
