@@ -169,6 +169,7 @@ function queries:batch(list, options) end
 ---@field read_only? boolean
 ---@field deferrable? boolean
 ---@field deadline? number|string for the whole, reruns included (none)
+---@field name? string what the server's administrators see the session as while it lasts: "nebula: name"
 ---@field retries? integer reruns of the function on 40001 and 40P01 (10)
 
 ---Calls `fn(tx)` in a transaction and returns what it returns. Returning commits; an error rolls back
@@ -202,9 +203,10 @@ function queries:transaction(fn, options) end
 local pool = {}
 
 ---A connection of one's own, for session state; `local c <close> = pool:acquire()`. Its settings are
----reset when it is given back.
+---reset when it is given back. `name` is what the server's administrators see it as (`application_name`).
+---@param options? {name?: string}
 ---@return nebula.pg.Connection
-function pool:acquire() end
+function pool:acquire(options) end
 
 ---@class nebula.pg.listen_options
 ---@field on_reconnect? fun(channel: string) runs in a task each time it listens again after the connection was lost

@@ -42,7 +42,7 @@ typedef struct lua_pg_session {
   pg_request *command; /* that is waited for */
   loop_timer *pause;   /* before another try */
   task_ticket paused;
-  char begin[160];
+  char begin[200]; /* a transaction's BEGIN, or how an acquired connection is named */
 } lua_pg_session;
 
 /* The shapes of a result. */
@@ -87,6 +87,12 @@ void lua_pg_undo(lua_pg_session *session);
 
 /* The BEGIN of a transaction where it was not sent yet, or NULL. */
 char *lua_pg_unsent_begin(pg_conn *conn);
+
+/* Writes "SET <scope>application_name = ..." into `out`, from the option `name` of the table at
+ * index and the pool's own; empty where the option is absent. What a server sees is plain ASCII. */
+enum { LUA_PG_NAMING = 128 };
+void lua_pg_read_name(lua_State *L, int index, const char *call, const lua_pg_pool *pool,
+                      const char *scope, char out[LUA_PG_NAMING]);
 
 /* Ends the session; its connection goes back to whom it came from. */
 void lua_pg_session_return(lua_pg_session *session);

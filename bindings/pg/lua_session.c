@@ -4,6 +4,7 @@
 #include <string.h>
 #include <lauxlib.h>
 #include "base/lua_error.h"
+#include "base/lua_options.h"
 
 lua_pg_session *lua_pg_push_session(lua_State *L, int pool) {
   pool = lua_absindex(L, pool);
@@ -139,17 +140,41 @@ void lua_pg_acquired(lua_State *L, lua_pg_session *session) {
                              .message = "the connection was lost before it could be used"});
 }
 
+void lua_pg_read_name(lua_State *L, int index, const char *call, const lua_pg_pool *pool,
+                      const char *scope, char out[LUA_PG_NAMING]) {
+  const char *name = NULL;
+  char plain[64];
+  size_t length;
+  out[0] = '\0';
+  if (!lua_istable(L, index) || !opt_string(L, index, call, "name", &name, &length)) return;
+  snprintf(plain, sizeof plain, "%.30s: %.*s", pg_pool_application(pool->pool),
+           (int)(length < 60 ? length : 60), name);
+  for (char *p = plain; *p != '\0'; p++)
+    if (*p == '\'' || *p == '\\' || *p == ';' || *p < ' ' || *p > '~') *p = '?';
+  snprintf(out, LUA_PG_NAMING, "SET %sapplication_name = '%s'", scope, plain);
+}
+
 static int acquired(lua_State *L, int status, lua_KContext context) {
   (void)status;
   (void)context;
-  lua_pg_acquired(L, lua_touserdata(L, -1));
+  lua_pg_session *session = lua_touserdata(L, -1);
+  lua_pg_acquired(L, session);
+  if (session->begin[0] == '\0') return 1;
+  /* Goes in front of what is sent first, and is undone when the connection is given back. */
+  snprintf(session->conn->begin, sizeof session->conn->begin, "%s", session->begin);
+  session->conn->dirty = true;
   return 1;
 }
 
 static int pool_acquire(lua_State *L) {
-  lua_pg_check_pool(L, 1, "pool:acquire");
+  static const char *const NAMES[] = {"name", NULL};
+  char naming[LUA_PG_NAMING];
+  lua_pg_pool *pool = lua_pg_check_pool(L, 1, "pool:acquire");
+  opt_check(L, 2, "pool:acquire", NAMES);
+  lua_pg_read_name(L, 2, "pool:acquire", pool, "", naming);
   lua_settop(L, 1);
-  lua_pg_push_session(L, 1);
+  lua_pg_session *session = lua_pg_push_session(L, 1);
+  snprintf(session->begin, sizeof session->begin, "%s", naming);
   return lua_pg_acquire(L, 2, "pool:acquire", 0, acquired);
 }
 

@@ -27,8 +27,8 @@ static const char *isolation_level(lua_State *L, const char *name) {
 }
 
 static void read_options(lua_State *L, lua_pg_session *session) {
-  static const char *const NAMES[] = {"isolation", "read_only", "deferrable",
-                                      "retries",   "deadline",  NULL};
+  static const char *const NAMES[] = {"isolation", "read_only", "deferrable", "retries",
+                                      "deadline",  "name",      NULL};
   opt_check(L, OPTIONS, "transaction", NAMES);
   lua_Integer retries = 10;
   bool read_only = false, deferrable = false;
@@ -40,10 +40,13 @@ static void read_options(lua_State *L, lua_pg_session *session) {
     opt_string(L, OPTIONS, "transaction", "isolation", &isolation, NULL);
   }
   if (isolation != NULL) isolation = isolation_level(L, isolation);
+  char naming[LUA_PG_NAMING];
+  lua_pg_read_name(L, OPTIONS, "transaction", session->pool, "LOCAL ", naming);
   session->retries = (int)retries;
-  snprintf(session->begin, sizeof session->begin, "BEGIN%s%s%s%s",
+  snprintf(session->begin, sizeof session->begin, "BEGIN%s%s%s%s%s%s",
            isolation != NULL ? " ISOLATION LEVEL " : "", isolation != NULL ? isolation : "",
-           read_only ? " READ ONLY" : "", deferrable ? " DEFERRABLE" : "");
+           read_only ? " READ ONLY" : "", deferrable ? " DEFERRABLE" : "",
+           naming[0] != '\0' ? ";" : "", naming);
 }
 
 static int ran(lua_State *L, int status, lua_KContext context);

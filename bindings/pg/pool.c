@@ -368,6 +368,11 @@ const char *pg_pool_place(const pg_pool *self) {
   return pg_config_place(self->config);
 }
 
+const char *pg_pool_application(const pg_pool *self) {
+  const char *name = pg_config_get(self->config, "application_name");
+  return name != NULL ? name : "nebula";
+}
+
 loop *pg_pool_loop(const pg_pool *self) {
   return self->loop;
 }

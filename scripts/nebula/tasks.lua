@@ -131,7 +131,7 @@ end
 function tasks.run(storage, task, given, settings)
   if type(task) == "string" then task = tasks.load(task) end
   local opts = options.coerce(task.options, given, task.name)
-  local connection <close> = storage.db:acquire()
+  local connection <close> = storage.db:acquire { name = "task " .. task.name }
   local _ <close> = lock(connection, task)
   local ctx, finish = context.new(storage, task, storage.db, settings or {})
   local _ <close> = setmetatable({}, { __close = finish })

@@ -121,6 +121,28 @@ describe("pg transactions", function()
     assert.same({ 1, 2 }, { db:transaction(function(tx) return 1, tx:value "SELECT 2" end, { deadline = 10 }) })
   end)
 
+  it("and an acquired connection show their name to the server, and lose it at their end", function()
+    local one <close> = nebula.pg.connect { url = postgres.database(), max_connections = 1, application_name = "mine" }
+    local function shown(what) return what:value "SELECT current_setting('application_name')" end
+    assert.equal("mine: nightly", one:transaction(shown, { name = "nightly" }))
+    assert.equal("mine: o?brien? DROP", one:transaction(shown, { name = "o'brien; DROP", isolation = "serializable" }))
+    assert.equal("mine", shown(one))
+    do
+      local held <close> = one:acquire { name = "import" }
+      assert.equal("mine: import", shown(held))
+      assert.equal("mine: part", held:transaction(shown, { name = "part" }))
+      assert.equal("mine: import", shown(held))
+    end
+    do
+      local copying <close> = one:acquire { name = "copy" }
+      local out = {}
+      copying:copy_out("SELECT current_setting('application_name')", function(piece) out[#out + 1] = piece end)
+      assert.equal("mine: copy\n", table.concat(out))
+    end
+    assert.equal("mine", shown(one))
+    assert.matches("did you mean 'name'", select(2, nebula.try(one.acquire, one, { nane = "x" })).message)
+  end)
+
   it("runs again after a serialization failure, until the sum is exact", function()
     for i = 1, 4 do db:exec("INSERT INTO t VALUES ($1)", i) end
     local list = {}

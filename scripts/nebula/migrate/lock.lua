@@ -48,14 +48,14 @@ Lock.__index = Lock
 ---@param log fun(line: string)
 ---@return nebula.MigrationLock
 function lock.hold(db, log)
-  local self = setmetatable({ connection = db:acquire() }, Lock)
+  local self = setmetatable({ connection = db:acquire { name = "migrator" } }, Lock)
   local _, err = nebula.try(function()
     local told
     take(self.connection, MIGRATOR, function(holder)
       if told ~= holder.pid then log("another migrator works: " .. advisory.described(holder) .. "; waiting for it") end
       told = holder.pid
     end)
-    self.work = db:acquire()
+    self.work = db:acquire { name = "migrator" }
     local ended
     take(self.work, WORK, function(holder)
       if ended == holder.pid then return end
