@@ -253,8 +253,11 @@ static void explain_wait(const pg_pool *self, char *text, size_t size) {
              "no connection became free in %g s; held by %s; raise max_connections (%zu) or hold "
              "them for less time",
              limit, holders, self->options.max_connections);
-  else if (self->count == 0 && self->error[0] != '\0')
+  else if (self->count == self->connecting && self->error[0] != '\0')
     snprintf(text, size, "no connection in %g s: %s", limit, self->error);
+  else if (self->count == self->connecting)
+    snprintf(text, size, "no connection in %g s: cannot connect to %s: it has not answered yet",
+             limit, pg_config_place(self->config));
   else
     snprintf(text, size,
              "no connection became free in %g s; all %zu run statements, %zu callers wait", limit,

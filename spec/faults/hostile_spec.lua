@@ -45,7 +45,10 @@ describe("pg before a hostile server", function()
   local function run(port, rounds)
     host.write(scratch, { ["client.lua"] = CLIENT })
     local url = ("postgresql://nebula@127.0.0.1:%d/nebula?sslmode=disable"):format(port)
-    local result = host.run { args = { scratch .. "/client.lua", url, tostring(rounds) }, timeout = 300 }
+    local result = host.run {
+      args = { scratch .. "/client.lua", url, tostring(rounds) }, timeout = 300,
+      env = { ASAN_OPTIONS = "detect_leaks=0" }, -- libpq 15 loses the results of some broken messages
+    }
     assert.same({ 0, nil }, { result.status, result.signal }, result.stderr)
     local answers, failures, peak = result.stdout:match "(%d+)\t(%d+)\t(%d+)"
     assert.equal(rounds, answers + failures)
