@@ -53,8 +53,8 @@ describe("pg pool upkeep", function()
     local first = task.spawn(function() return db:value "SELECT 1" end)
     local second = task.spawn(function() return db:transaction(function(tx) return tx:value "SELECT 2" end) end)
     task.yield()
-    for _, call in ipairs { "value", "transaction", "batch", "acquire" } do
-      local argument = call == "value" and "SELECT 3" or call == "transaction" and print or { { "SELECT 3" } }
+    local arguments = { value = "SELECT 3", transaction = print, batch = { { "SELECT 3" } }, acquire = {} }
+    for call, argument in pairs(arguments) do
       local err = task.spawn(function() return failure(db[call], db, argument) end):join()
       assert.equal("pool", err.kind)
       assert.is_true(err.retryable)
