@@ -156,7 +156,8 @@ describe("pg batch", function()
     local batch = task.spawn(function()
       db:batch { { "INSERT INTO items VALUES (1)" }, { "SELECT pg_sleep(60) /* here */" }, { "SELECT 1" } }
     end)
-    while db:value "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%here */'" == 0 do
+    while db:value [[SELECT count(*) FROM pg_stat_activity
+      WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep%here */']] == 0 do
       task.sleep(0.01)
     end
     batch:cancel()
@@ -174,7 +175,8 @@ describe("pg batch", function()
     end)
     local pid
     while not pid do
-      pid = db:value "SELECT pid FROM pg_stat_activity WHERE query LIKE 'INSERT INTO items SELECT 1 FROM%'"
+      pid = db:value [[SELECT pid FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'INSERT INTO items SELECT 1 FROM%']]
     end
     db:value("SELECT pg_terminate_backend($1)", pid)
     local err = batch:join()

@@ -74,7 +74,8 @@ describe("pg statement log", function()
       local sleeper = nebula.task.spawn(function()
         db:transaction(function(tx) tx:value "SELECT pg_sleep(60)" end)
       end)
-      while db:value "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'" == 0 do
+      local SLEEPERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = $1"
+      while db:value(SLEEPERS, "SELECT pg_sleep(60)") == 0 do
         nebula.task.sleep(0.01)
       end
       sleeper:cancel()

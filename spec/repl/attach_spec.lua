@@ -35,8 +35,8 @@ describe("nebula attach", function()
   local function attach(args) return prompts.open(env, { "attach", table.unpack(args or {}) }) end
 
   local function sleeping(seconds)
-    return db:value("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1",
-      ("SELECT pg_sleep(%d)"):format(seconds))
+    return db:value([[SELECT count(*) FROM pg_stat_activity
+      WHERE datname = current_database() AND state = 'active' AND query = $1]], ("SELECT pg_sleep(%d)"):format(seconds))
   end
 
   it("runs lines in the worker, and shows what they return and print there", function()

@@ -114,7 +114,8 @@ describe("the prompt's screen", function()
     local prompt <close> = open()
     prompt:type "db:value 'SELECT pg_sleep(998)'\r"
     local function running()
-      return db:value "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(998)' AND state = 'active'"
+      return db:value [[SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND query = 'SELECT pg_sleep(998)' AND state = 'active']]
     end
     child.await("the query", 20, function() return running() == 1 end)
     prompt:type "\3"

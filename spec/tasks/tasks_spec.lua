@@ -160,7 +160,8 @@ describe("admin tasks", function()
     local busy = nebula.task.spawn(function() storage.db:exec "SELECT pg_sleep(1.2)" end)
     child.await("a busy server", 5, function()
       return storage.db:value [[SELECT EXISTS (SELECT FROM pg_stat_activity
-        WHERE query LIKE '%pg_sleep(1.2)%' AND state = 'active' AND pid <> pg_backend_pid())]]
+        WHERE datname = current_database() AND query LIKE '%pg_sleep(1.2)%' AND state = 'active'
+          AND pid <> pg_backend_pid())]]
     end)
     throttle:rest(storage.db, 0)
     busy:join()
