@@ -34,6 +34,7 @@ typedef struct job {
   uint64_t offset;
   char *temporary, *path;
   int descriptor;  /* of JOB_OPEN */
+  bool nameless;   /* the temporary file; JOB_OPEN finds out */
   uint32_t crc32c; /* of JOB_WRITE */
   int error;
 } job;
@@ -49,7 +50,7 @@ struct s3_download {
   part_file *file;
   uint64_t size, given, written;
   uint32_t crc32c; /* of what is written, as a share of the whole */
-  bool ended;
+  bool ended, nameless;
   s3_failure failure;
 };
 
@@ -67,9 +68,31 @@ static void run_write(job *self) {
   }
 }
 
+/* Where the file system can do that, the file has no name until it is whole: nothing is left of it,
+ * however this process ends. */
+static void run_open(job *self) {
+  char *path = strdup(self->path);
+  if (path != NULL) self->descriptor = open(dirname(path), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+  free(path);
+  self->nameless = self->descriptor >= 0;
+  if (!self->nameless)
+    self->descriptor = open(self->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (self->descriptor < 0) self->error = errno;
+}
+
+/* Only by this path can a file without a name get one. A link cannot take another's place: a rename
+ * follows. */
+static bool give_name(const job *self) {
+  char path[64];
+  if (!self->nameless) return true;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", self->file->descriptor);
+  return linkat(AT_FDCWD, path, AT_FDCWD, self->temporary, AT_SYMLINK_FOLLOW) == 0;
+}
+
 /* The bytes are on the disk before the name is, and the name before anyone is told. */
 static void run_rename(job *self) {
-  if (fsync(self->file->descriptor) != 0 || rename(self->temporary, self->path) != 0) {
+  if (fsync(self->file->descriptor) != 0 || !give_name(self) ||
+      rename(self->temporary, self->path) != 0) {
     self->error = errno;
     return;
   }
@@ -82,10 +105,7 @@ static void run_rename(job *self) {
 static void job_run(uv_work_t *work) {
   job *self = work->data;
   switch (self->kind) {
-  case JOB_OPEN:
-    self->descriptor = open(self->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (self->descriptor < 0) self->error = errno;
-    break;
+  case JOB_OPEN: run_open(self); break;
   case JOB_WRITE: run_write(self); break;
   case JOB_RENAME: run_rename(self); break;
   }
@@ -162,6 +182,7 @@ static void job_done(uv_work_t *work, int status) {
   range *at = self->at;
   size_t length = self->data.length;
   int descriptor = self->descriptor;
+  bool nameless = self->nameless;
   uint32_t crc32c = self->crc32c;
   job_free(self);
   if (error != 0) {
@@ -171,6 +192,7 @@ static void job_done(uv_work_t *work, int status) {
     download->file = NULL;
     finish(download);
   } else if (kind == JOB_OPEN) {
+    download->nameless = nameless;
     download->file = part_file_new(descriptor);
     if (download->file == NULL) close(descriptor), unlink(download->temporary);
     if (download->file == NULL) {
@@ -197,6 +219,7 @@ static void job_start(s3_download *self, job_kind kind, range *at, bytes *data) 
   new->kind = kind;
   new->at = at;
   new->descriptor = -1;
+  new->nameless = self->nameless;
   if (self->file != NULL) new->file = part_file_hold(self->file);
   if (data != NULL) new->data = *data, *data = (bytes){0};
   if (at != NULL) new->offset = at->offset;

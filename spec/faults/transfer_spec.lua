@@ -133,6 +133,29 @@ describe("a network that breaks, cuts and delays", function()
   end)
 end)
 
+describe("a download whose process is killed", function()
+  it("leaves the file that was there, and nothing else", function()
+    direct:put("killed", ("x"):rep(6 * MIB))
+    local path = files .. "/kept"
+    nebula.fs.write(path, "before")
+    between:set("down", { stall_after = 3 * MIB })
+    local killed = host.spawn {
+      args = { "-e", connect_code("http://127.0.0.1:" .. between.port) .. ([[
+        bucket:download("killed", { file = %q, part_size = 1 << 20, concurrency = 2, progress = function(bytes)
+          print(bytes)
+          io.stdout:flush()
+        end })
+      ]]):format(path) },
+    }
+    assert.truthy(killed:read():find "%d")
+    killed:kill(9)
+    killed:wait()
+    assert.equal("before", nebula.fs.read(path))
+    assert(os.remove(path))
+    for entry in require "lfs".dir(files) do assert.truthy(entry:find "^%.%.?$", entry) end
+  end)
+end)
+
 describe("a disk that is full", function()
   it("fails a download by name, and leaves no file of it", function()
     direct:put("wide", ("x"):rep(6 * MIB))
