@@ -18,6 +18,7 @@ local GIVE_UP = 8 * 86400 -- seconds in which nothing happens but looks
 local FIELDS = { policy = true, workers = true, seed = true, load = true, start = true }
 local LOAD_FIELDS = {
   jobs = true, at = true, every = true, takes = true, payload = true, priority = true, workflow_id = true,
+  lane = true,
 }
 
 ---@class nebula.SimulatedLoad
@@ -28,6 +29,7 @@ local LOAD_FIELDS = {
 ---@field payload? table
 ---@field priority? integer
 ---@field workflow_id? string
+---@field lane? string default: as the policy declares
 
 ---@class nebula.Simulation
 ---@field lanes table<string, nebula.SimulationLane>
@@ -90,7 +92,7 @@ local function next_job(source)
   if type(takes) == "function" then takes = takes(n) end
   return {
     id = ("%d-%d"):format(source.index, n), workflow_id = part.workflow_id or ADHOC, priority = part.priority or 0,
-    payload = part.payload or {}, scheduled_at = source.next_at, takes = takes,
+    payload = part.payload or {}, lane = part.lane, scheduled_at = source.next_at, takes = takes,
   }
 end
 
@@ -217,7 +219,7 @@ function simulate.run(given)
   local workers = math.tointeger(given.workers)
   if not workers or workers < 1 then raise("validation", "simulate.run: workers is a whole number of at least 1") end
   if type(given.load) ~= "table" then raise("validation", "simulate.run: load is a list of {jobs=, takes=, ...}") end
-  local start = given.start or MONDAY
+  local start = given.start or given.load.start or MONDAY
   local now = start
   local run = {
     policy = policy, workers = workers, free = workers, completed = 0, refused = 0, last = start, poll = POLL,

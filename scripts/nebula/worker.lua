@@ -136,7 +136,9 @@ end
 --- Reads what a session needs to know of the database, and raises where it is not ready for us.
 local function look(self)
   local ready = self.db:value [[
-    SELECT to_regclass('job_workers') IS NOT NULL
+    SELECT EXISTS (
+      SELECT FROM pg_attribute WHERE attrelid = to_regclass('workflow_jobs') AND attname = 'started_at'
+    )
   ]]
   if not ready then
     error(nebula.error { kind = "config",

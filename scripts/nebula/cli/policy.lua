@@ -174,6 +174,7 @@ end
 
 -- A load's file is data: it may compute, but knows nothing of the machine.
 local function read_load(path)
+  if type(path) == "table" then return path end
   local nebula = require "nebula"
   local chunk, message = load(nebula.fs.read(path), "@" .. path, "t", { math = math, ipairs = ipairs })
   if not chunk then usage("%s", message) end
@@ -221,6 +222,19 @@ local function simulate(opts, args)
     "fairness" } }))
 end
 
+-- The same over what this database's queue did.
+local function replay(opts, args)
+  local read = with_storage(function(storage)
+    return require("nebula.simulate.history").read(storage.db, opts.since, opts.limit)
+  end)
+  if not opts.json then
+    print(("%d jobs ended in the last %s; they waited p50 %.3g, p95 %.3g, p99 %.3g s.\n"):format(read.jobs,
+      require("nebula.ui").duration(opts.since), read.wait.p50, read.wait.p95, read.wait.p99))
+  end
+  opts.load = read.load
+  return simulate(opts, args)
+end
+
 local NAME = { { name = "name", required = true, help = "a policy's name, or its file" } }
 
 return {
@@ -263,6 +277,21 @@ return {
       },
       arguments = { { name = "names", many = true, required = true, help = "policies" } },
       run = simulate,
+    },
+    replay = {
+      summary = "Run the jobs that this database's queue worked through policies, and compare them",
+      description = [[
+Each job that ended comes when it was due then, and takes what it took. Finished jobs that were purged are gone from
+it. The whole table is read once: DATABASE_URL may name a replica.]],
+      options = {
+        json = JSON, set = SET,
+        since = { type = "duration", default = "7d", min = 1, help = "how far back" },
+        limit = { default = 100000, min = 1, max = 1000000, help = "most jobs, the newest" },
+        workers = { default = 32, min = 1, max = 1000000, help = "jobs that run at once" },
+        seed = { default = 1, help = "of the policy's math.random" },
+      },
+      arguments = { { name = "names", many = true, required = true, help = "policies" } },
+      run = replay,
     },
     test = {
       summary = "Run spec/policies/NAME_spec.lua",

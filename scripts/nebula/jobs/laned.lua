@@ -126,7 +126,7 @@ local TAKE = ([[
   )
   UPDATE workflow_jobs
   SET status = 'running', locked_by = $1, locked_at = clock_timestamp(),
-    lease_until = clock_timestamp() + make_interval(secs => $2), token = token + 1,
+    lease_until = clock_timestamp() + make_interval(secs => $2), started_at = now(), token = token + 1,
     unique_key = CASE WHEN unique_while = 'pending' THEN NULL ELSE unique_key END
   WHERE ctid = ANY (ARRAY (SELECT at FROM picked))
   RETURNING %s

@@ -81,7 +81,7 @@ settle.OTHER_LEASED = HELD:format(
 settle.LEASE_LOCKED = [[
   UPDATE workflow_jobs
   SET status = 'running', locked_by = $1, locked_at = clock_timestamp(),
-    lease_until = clock_timestamp() + make_interval(secs => $2), token = token + 1,
+    lease_until = clock_timestamp() + make_interval(secs => $2), started_at = now(), token = token + 1,
     unique_key = CASE WHEN unique_while = 'pending' THEN NULL ELSE unique_key END
   WHERE ctid = ANY ($3::tid[])
 ]]
