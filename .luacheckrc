@@ -16,3 +16,8 @@ files["scripts/policies"] = { read_globals = { "policy" } }
 files["examples/policies"] = { read_globals = { "policy" } }
 files["scripts/project/spec"] = { std = "lua54+busted" }
 files["spec/policies"] = { std = "lua54+busted", read_globals = { "policy" } }
+
+-- What is typed at the prompt: expressions, and what is known there.
+files["examples/repl-one-liners.lua"] = {
+  read_globals = { "nebula", "db", "blobs", "storage", "queue", "task", "sql", "plot" }, ignore = { "0.." },
+}
