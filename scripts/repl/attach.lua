@@ -115,6 +115,7 @@ local function converse(peer, storage)
         end
       end,
     }
+    self.session.attached = true
     self.style = { colour = false, terminal = true, width = 80 }
     frames.send(peer, "G", self:prompt())
     for kind, payload in frames.each(peer) do

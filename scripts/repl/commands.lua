@@ -96,6 +96,7 @@ define("policy", "", "the queue policy in force, and what it was set to", functi
 end)
 
 define("read-only", "[on|off]", "connections are read-only and no blob is written", function(session, argument)
+  if session.attached then fail "the storage here is the worker's own: `nebula repl --read-only` writes nothing" end
   local settings = require("nebula.config").settings()
   local on = switched(argument, settings.read_only)
   if session.locked and not on then fail "this prompt was started with --read-only: start another to write" end

@@ -14,6 +14,7 @@ local report = require "nebula.report"
 ---@field leaving? boolean
 ---@field watching? boolean an expression is shown again and again
 ---@field locked? boolean started with --read-only
+---@field attached? boolean from another process: the storage is this one's own
 ---@field style fun(): nebula.repl.Style of the terminal
 ---@field write fun(...: string) to the terminal
 ---@field deliver? fun(pieces: string[]) shows a result; default: writes its pieces

@@ -52,6 +52,8 @@ describe("nebula attach", function()
     prompt:line("error 'over there'", "over there")
     prompt:line("_error.message", "over there")
     prompt:line("x = = 1", "unexpected symbol")
+    prompt:line(".read-only", "the worker's own")
+    prompt:line("storage.db:value 'SELECT 40 + 4'", "44")
     prompt:type "storage.li\tjo\t"
     prompt:expect "list_jobs("
     prompt:type "\21.quit\r"
