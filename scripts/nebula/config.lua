@@ -44,6 +44,7 @@ local VARIABLES = {
   { "DATABASE_IDLE_TIMEOUT_SECONDS", "database", "idle_timeout", type = "duration", min = 0 },
   { "DATABASE_MAX_LIFETIME_SECONDS", "database", "max_lifetime", type = "duration", min = 0 },
   { "DATABASE_SLOW_QUERY_SECONDS", "database", "slow_query", type = "duration", min = 0 },
+  { "DATABASE_STATEMENT_CACHE", "database", "statement_cache", type = "boolean" },
   { "ENABLE_STATEMENT_LOGGING", "database", "statement_logging", type = "boolean" },
   { "S3_ENDPOINT", "s3", "endpoint", check = http_url },
   { "S3_REGION", "s3", "region", check = no_space },
@@ -287,6 +288,7 @@ function config.pool(overrides)
     statement_logging = database.statement_logging,
     read_only = config.settings().read_only,
   }
+  if database.statement_cache == false then pool.statement_cache = false end
   for key, value in pairs(overrides or {}) do pool[SYNONYMS[key] or key] = value end
   return pool
 end

@@ -70,6 +70,7 @@ local POOL_NAMES = {
   max_connections = "max_connections", min_connections = "min_connections", max_size = "max_connections",
   min_idle = "min_connections", max_lifetime = "max_lifetime", idle_timeout = "idle_timeout",
   connection_timeout = "connection_timeout", statement_logging = "statement_logging", slow_query = "slow_query",
+  statement_cache = "statement_cache",
 }
 local S3_NAMES = {
   s3_endpoint = "endpoint", s3_region = "region", s3_bucket = "bucket", s3_access_key = "access_key_id",

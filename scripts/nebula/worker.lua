@@ -84,6 +84,7 @@ function worker.new(storage, opts)
     finished = finished or given.drain and function() return true end,
     concurrency = given.concurrency, running = 0, slow = 0, hungry = {}, leased = {}, sessions = {}, wants_lease = {},
     counts = { claimed = 0, completed = 0, failed = 0, dead = 0, cancelled = 0, lost = 0 },
+    pooled = storage.pool_options.statement_cache == false, -- behind a pooler in transaction mode
     marks = Watermarks.new(), periodic = entries, halted = false, lanes_paused = false, pushes = 0,
     turn = nebula.task.semaphore(1), freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
   }, Worker)
@@ -220,7 +221,7 @@ end
 
 -- Listens for pushes of other processes. Where that is impossible, the polls find them.
 local function listen(self)
-  if self.storage.pool_options.statement_cache == false then return nil end -- a pooler in transaction mode
+  if self.pooled then return nil end
   local teller = self.storage.teller
   local listener, err = nebula.try(self.db.listen, self.db, news.CHANNEL, function(payload)
     local what = teller:read(payload)

@@ -39,12 +39,11 @@ return function(bench)
   local snapshot <close> = storage.db:acquire()
   snapshot:exec "BEGIN ISOLATION LEVEL REPEATABLE READ"
   snapshot:query "SELECT 1"
-  local began, worked, last = nebula.time.monotonic(), 0, nil
-  repeat
+  local began, worked, last = nebula.time.monotonic(), 0, small
+  while nebula.time.monotonic() - began < SNAPSHOT_SECONDS do
     storage.db:exec(peers.FILL, JOBS)
-    worked = worked + JOBS
-    last = rate()
-  until nebula.time.monotonic() - began > SNAPSHOT_SECONDS
+    last, worked = rate(), worked + JOBS
+  end
   told(("a snapshot held for %d s, %d jobs worked under it"):format(SNAPSHOT_SECONDS, worked), last, small)
   snapshot:exec "COMMIT"
 end

@@ -29,6 +29,17 @@ local SETTINGS = [[
 -- For the session; and for a transaction, behind a pooler that lends sessions for no longer.
 claim.PLANNER, claim.PLANNER_LOCAL = SETTINGS:format "false", SETTINGS:format "true"
 
+--- The statements that prepare a claim connection. A stopped process loses its locks with its lease.
+---@param lease number seconds
+---@param is_local boolean for the transaction that is open, else for the session
+---@return table[]
+function claim.session(lease, is_local)
+  return {
+    { is_local and claim.PLANNER_LOCAL or claim.PLANNER },
+    { "SELECT set_config('idle_in_transaction_session_timeout', $1, $2)", tostring(lease * 1000 // 1), is_local },
+  }
+end
+
 local CLAIM = [[
   SELECT %s
   FROM workflow_jobs

@@ -249,6 +249,9 @@ local function exchange(self, n)
   end
   statements[#statements + 1] = { not locked and "BEGIN" or plan and "COMMIT AND CHAIN" or "COMMIT" }
   local settled = #statements
+  if plan and worker.pooled then
+    for _, setting in ipairs(claim.session(worker.settings.lease, true)) do statements[#statements + 1] = setting end
+  end
   self.claiming = plan ~= nil
   if plan then self.looked = worker.pushes end
   local began, rows, leased, err = monotonic(), nil, nil, nil
@@ -390,8 +393,7 @@ local function serve(self)
   local worker = self.worker
   local conn <close> = worker.db:acquire()
   self.conn = conn
-  conn:exec(claim.PLANNER)
-  conn:exec(("SET idle_in_transaction_session_timeout = %d"):format(math.floor(worker.settings.lease * 1000)))
+  if not worker.pooled then conn:batch(claim.session(worker.settings.lease, false), { transaction = false }) end
   self.connected, self.begun = true, true
   while true do
     if not self.batch then look_for_suspects(self) end
