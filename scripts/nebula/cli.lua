@@ -189,7 +189,7 @@ local function run_line(program, code, words)
   if not chunk then compile_error(message) end
   arg = table.move(words, 1, #words, 1, { [0] = "-e", [-1] = program }) -- luacheck: globals arg
   local values = table.pack(chunk(table.unpack(words)))
-  if values.n > 0 then require("repl.print").values(values) end
+  if values.n > 0 then require("repl.print").values(values, { expanded = "auto" }) end
   return 0
 end
 

@@ -31,7 +31,7 @@ return {
     elseif opts.csv then
       text.csv(rows, columns or {}, io.write)
     elseif columns then
-      require("repl.print").values { rows, n = 1 }
+      require("repl.print").values({ rows, n = 1 }, { expanded = "auto" })
     else
       print(("%d rows affected"):format(rows.count or 0))
     end
