@@ -19,6 +19,7 @@ typedef struct range {
   s3_call *call;
   uint64_t offset;
   size_t length; /* 0: free */
+  bytes body;    /* has come, and waits to be written */
 } range;
 
 typedef enum job_kind { JOB_OPEN, JOB_WRITE, JOB_RENAME } job_kind;
@@ -36,6 +37,7 @@ typedef struct job {
   int descriptor;  /* of JOB_OPEN */
   bool nameless;   /* the temporary file; JOB_OPEN finds out */
   uint32_t crc32c; /* of JOB_WRITE */
+  bool summing;    /* the server has told a checksum to compare with */
   int error;
 } job;
 
@@ -51,15 +53,17 @@ struct s3_download {
   uint64_t size, given, written;
   uint32_t crc32c; /* of what is written, as a share of the whole */
   bool ended, nameless;
+  bool writing; /* one at a time: two threads would only spin for the lock of the file */
   s3_failure failure;
 };
 
 static void go_on(s3_download *self);
+static void write_next(s3_download *self);
 
 /* ---- jobs ---- */
 
 static void run_write(job *self) {
-  self->crc32c = crypto_crc32c(0, self->data.data, self->data.length);
+  if (self->summing) self->crc32c = crypto_crc32c(0, self->data.data, self->data.length);
   for (size_t at = 0; at < self->data.length && self->error == 0;) {
     ssize_t count = pwrite(self->file->descriptor, self->data.data + at, self->data.length - at,
                            (off_t)(self->offset + at));
@@ -130,6 +134,7 @@ static void drop(s3_download *self) {
   for (int i = 0; i < self->options.concurrency; i++) {
     s3_call_free(self->ranges[i].call);
     self->ranges[i].call = NULL;
+    bytes_free(&self->ranges[i].body);
   }
   for (job *at = self->jobs; at != NULL; at = at->next)
     at->download = NULL;
@@ -204,8 +209,10 @@ static void job_done(uv_work_t *work, int status) {
     download->written += length;
     download->crc32c ^= crypto_crc32c_before(crc32c, download->size - at->offset - at->length);
     at->length = 0;
+    download->writing = false;
     download->options.on_event(download->options.data);
-    go_on(download);
+    write_next(download);
+    if (!download->ended) go_on(download);
   }
 }
 
@@ -220,6 +227,7 @@ static void job_start(s3_download *self, job_kind kind, range *at, bytes *data) 
   new->at = at;
   new->descriptor = -1;
   new->nameless = self->nameless;
+  new->summing = http_headers_get(&self->answer, S3_CRC32C_HEADER) != NULL;
   if (self->file != NULL) new->file = part_file_hold(self->file);
   if (data != NULL) new->data = *data, *data = (bytes){0};
   if (at != NULL) new->offset = at->offset;
@@ -234,6 +242,15 @@ static void job_start(s3_download *self, job_kind kind, range *at, bytes *data) 
   new->download = self;
   new->next = self->jobs;
   self->jobs = new;
+}
+
+static void write_next(s3_download *self) {
+  for (int i = 0; i < self->options.concurrency && !self->writing; i++) {
+    range *at = &self->ranges[i];
+    if (at->body.data == NULL) continue;
+    self->writing = true;
+    job_start(self, JOB_WRITE, at, &at->body);
+  }
 }
 
 /* ---- requests ---- */
@@ -251,7 +268,9 @@ static void on_range(s3_call *call, void *data) {
                    "S3 download of \"%.100s\": %zu bytes came where %zu were asked for", self->key,
                    body.length, at->length);
   if (failure.kind == S3_WELL) {
-    job_start(self, JOB_WRITE, at, &body);
+    at->body = body;
+    body = (bytes){0};
+    write_next(self);
   } else {
     if (failure.kind == S3_ABSENT || failure.kind == S3_CONFLICT)
       s3_failure_set(&failure, S3_CONFLICT, "PreconditionFailed",
