@@ -94,7 +94,8 @@ end
 
 -- ---- running ----
 
--- Takes the task's lock until the returned value is closed, or the connection ends.
+-- Takes the task's lock until the returned value is closed, or the connection ends. `check` raises where
+-- it has ended: somebody else may run the task by now.
 local function lock(connection, task)
   local key = advisory.key("nebula task " .. task.name)
   if not advisory.try(connection, key) then
@@ -102,7 +103,13 @@ local function lock(connection, task)
     raise("conflict", "task %s is running already%s; one runs at a time, over all hosts", task.name,
       holder and ": " .. advisory.described(holder) or "")
   end
-  return setmetatable({}, { __close = function() advisory.unlock(connection, key) end })
+  local function check()
+    local _, err = nebula.try(connection.exec, connection, "SELECT")
+    if not err then return end
+    raise(err.kind, "task %s lost its lock with the connection that held it (%s); run it again to go on", task.name,
+      err.message)
+  end
+  return setmetatable({ check = check }, { __close = function() advisory.unlock(connection, key) end })
 end
 
 --- What the task would do, by its `preview`, in a read-only transaction; a task that only reads is
@@ -132,8 +139,8 @@ function tasks.run(storage, task, given, settings)
   if type(task) == "string" then task = tasks.load(task) end
   local opts = options.coerce(task.options, given, task.name)
   local connection <close> = storage.db:acquire { name = "task " .. task.name }
-  local _ <close> = lock(connection, task)
-  local ctx, finish = context.new(storage, task, storage.db, settings or {})
+  local held <close> = lock(connection, task)
+  local ctx, finish = context.new(storage, task, storage.db, settings or {}, held.check)
   local _ <close> = setmetatable({}, { __close = finish })
   return task.run(ctx, opts)
 end

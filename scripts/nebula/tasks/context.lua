@@ -6,6 +6,7 @@ local throttle = require "nebula.throttle"
 local FIRST_BATCH, LARGEST_BATCH = 100, 100000
 local TARGET_SECONDS = 0.1
 local REST = 0.1 -- of a batch's time, left to others after it
+local LOCK_SECONDS = 1 -- between two looks whether the task's lock is still held
 local MOST_LAG, MOST_ACTIVE = 5, 64 -- seconds of a replica, statements at the server
 
 ---@class nebula.TaskContext
@@ -53,8 +54,9 @@ end
 -- ---- batches ----
 
 --- The place between two batches: ends the task where somebody asked for that (Ctrl-C), and waits
---- while replicas fall behind, the server is busy, or the table named is vacuumed.
---- Raises `cancelled`.
+--- while replicas fall behind, the server is busy, or the table named is vacuumed. A task that has lost
+--- its lock ends here.
+--- Raises `cancelled`, and `database` where the connection with the lock has ended.
 ---@param took? number seconds of the last batch, of which a tenth is left to others
 ---@param table_name? string
 function Context:pause(took, table_name)
@@ -69,7 +71,16 @@ function Context:pause(took, table_name)
     self.throttles[table_name or ""] = known
   end
   known:rest(self.db, took)
+  self:check_lock()
   nebula.task.sleep(took * REST)
+end
+
+-- Asks the connection that holds the lock, now and then.
+function Context:check_lock()
+  local now = nebula.time.monotonic()
+  if not self.lock_held or now - self.lock_seen < LOCK_SECONDS then return end
+  self.lock_held()
+  self.lock_seen = now
 end
 
 --- Calls fn(limit) until it returns 0: how many rows it did. The limit moves so that a call takes about
@@ -133,14 +144,16 @@ local context = {}
 ---@param task nebula.AdminTask
 ---@param db nebula.pg.Pool|nebula.pg.Transaction
 ---@param settings {progress?: boolean|"json", stop_asked?: fun(): boolean}
+---@param lock_held? fun() raises where the task's lock has ended
 ---@return nebula.TaskContext
 ---@return fun() finish
-function context.new(storage, task, db, settings)
+function context.new(storage, task, db, settings, lock_held)
   local bar, bar_unit
   local self = {
     db = db, storage = storage, task_name = task.name, log = nebula.log.with { task = task.name }, throttles = {},
     checkpoint = setmetatable({ db = db, task = task.name }, Checkpoint),
     stop_asked = settings.stop_asked or function() return false end,
+    lock_held = lock_held, lock_seen = nebula.time.monotonic(),
   }
   function self.progress(done, total, unit)
     if not settings.progress then return end
