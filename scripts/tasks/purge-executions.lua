@@ -27,12 +27,12 @@ local JOBS = [[
 local EXECUTIONS = [[
   WITH batch AS MATERIALIZED (
     DELETE FROM purged WHERE id IN (SELECT id FROM purged LIMIT $3) RETURNING id
-  ), history AS (
-    DELETE FROM execution_history WHERE execution_id IN (SELECT id FROM batch)
-  ), artifacts AS (
-    DELETE FROM blobs WHERE execution_id IN (SELECT id FROM batch)
   ), deleted AS (
     DELETE FROM executions WHERE id IN (SELECT e.id %s AND e.id IN (SELECT id FROM batch)) RETURNING id
+  ), history AS (
+    DELETE FROM execution_history WHERE execution_id IN (SELECT id FROM deleted)
+  ), artifacts AS (
+    DELETE FROM blobs WHERE execution_id IN (SELECT id FROM deleted)
   )
   SELECT (SELECT count(*) FROM batch) AS batch, (SELECT count(*) FROM deleted) AS deleted
 ]]
