@@ -38,31 +38,45 @@ describe("a task that is killed again and again", function()
   end)
   after_each(function() storage:close() end)
 
-  -- Each run is killed a little later than the one before, up to `seconds`; the last one ends. Tells how
-  -- many were killed.
-  local function killed(arguments, seconds)
+  local WAITING = [[
+    SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')
+  ]]
+  -- A killed run's sessions end when their statements do.
+  local OTHERS = [[
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'killed'
+  ]]
+
+  -- One run is killed where it waits for the lock that `lock` takes, in the middle of its work; the others
+  -- each a little later than the one before, up to `seconds`; the last one ends.
+  local function killed(arguments, lock, seconds)
     local function start()
       return child.spawn { file = PROGRAM, args = { "task", table.unpack(arguments) }, stdout = "null", stderr = "pipe",
-        cwd = blobs, env = { DATABASE_URL = url } }
+        cwd = blobs, env = { DATABASE_URL = url, PGAPPNAME = "killed" } }
     end
-    local count = 0
-    for i = 1, KILLS do
-      local run = start()
-      if not run:wait(0.02 + (i - 1 + math.random()) / KILLS * seconds) then
-        run:kill "KILL"
-        count = count + 1
-      end
+    local function kill(run)
+      run:kill "KILL"
       run:wait()
     end
+    storage.db:transaction(function(tx)
+      tx:exec(lock)
+      local run = start()
+      child.await("a run that waits for the lock", 20, function() return storage.db:value(WAITING) end)
+      kill(run)
+    end)
+    for i = 1, KILLS do
+      local run = start()
+      if not run:wait(0.02 + (i - 1 + math.random()) / KILLS * seconds) then kill(run) end
+    end
+    child.await("the end of the killed runs' sessions", 20, function() return storage.db:value(OTHERS) == 0 end)
     local last = start()
     local _, said = last:read_all()
     assert.equal(0, last:wait().status, said)
-    return count
   end
 
   it("archives each execution once, and loses none", function()
     local before = rows()
-    assert.is_true(killed({ "archive-executions", "--yes", "--per-object", tostring(EXECUTIONS // 20) }, 0.4) > 0)
+    killed({ "archive-executions", "--yes", "--per-object", tostring(EXECUTIONS // 20) },
+      "SELECT FROM executions ORDER BY completed_at LIMIT 1 FOR UPDATE", 0.4) -- the first object is whole by then
     assert.equal(0, storage.db:value "SELECT count(*) FROM executions")
     local archived = 0
     for _, row in ipairs(tasks.run(storage, "list-archives", { verify = true }).rows) do
@@ -70,7 +84,7 @@ describe("a task that is killed again and again", function()
       archived = archived + row.executions
     end
     assert.equal(EXECUTIONS, archived)
-    assert.is_true(killed({ "restore-archive", "--all" }, 0.4) > 0)
+    killed({ "restore-archive", "--all" }, "LOCK TABLE workflow_jobs IN SHARE MODE", 0.4)
     assert.equal(before, rows())
   end)
 
@@ -78,7 +92,8 @@ describe("a task that is killed again and again", function()
     storage.db:exec "UPDATE executions SET completed_at = now() WHERE abs(hashtext(id::text)) % 3 = 0"
     local kept = storage.db:value [[SELECT count(*) FROM executions
       WHERE completed_at > '2026-06-01' OR status = 'failed']]
-    assert.is_true(killed({ "purge-executions", "--yes", "--target", "5ms" }, 0.3) > 0)
+    killed({ "purge-executions", "--yes", "--target", "5ms" },
+      "SELECT FROM workflow_jobs WHERE status = 'completed' LIMIT 1 FOR UPDATE", 0.3)
     assert.equal(kept, storage.db:value "SELECT count(*) FROM executions")
     assert.equal(kept, storage.db:value "SELECT count(*) FROM workflow_jobs JOIN executions e ON e.id = execution_id")
     assert.equal(kept, storage.db:value "SELECT count(*) FROM workflow_jobs")
@@ -94,12 +109,13 @@ describe("a task that is killed again and again", function()
           #data, nebula.crypto.sha256(data))
       end
     end
-    killed({ "gc-blobs", "--prefix", "a/", "--grace", "0s", "--yes" }, 0.15)
+    killed({ "gc-blobs", "--prefix", "a/", "--grace", "0s", "--yes" },
+      "LOCK TABLE blob_orphans IN SHARE MODE", 0.15)
     local left = objects(storage.blobs)
     assert.equal(750, #left)
     assert.equal("a/0002 6", left[1])
     local to = directory.make "killed-copies"
-    killed({ "copy-blobs", "--to", "file:" .. to }, 0.2)
+    killed({ "copy-blobs", "--to", "file:" .. to }, "LOCK TABLE task_checkpoints IN SHARE MODE", 0.2)
     assert.same(left, objects(nebula.blob.open { path = to }))
   end)
 end)
