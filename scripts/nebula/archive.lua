@@ -6,8 +6,13 @@
 -- been read back and compared: a row is in the database or in an archive whose manifest holds, never
 -- in neither. What is under way stands in the task's checkpoint, which the same transaction clears:
 -- an interrupted archive is known by it, and removed by the next run.
+--
+-- What an execution has in the blob store, artifacts and large states, stays there under its key. The
+-- rows that own those objects stay, too, so that no sweep takes them for orphans, and are copied into the
+-- archive, so that a database that was lost gets them back with the rest.
 local nebula = require "nebula"
 local raise = require "nebula.raise"
+local states = require "nebula.executions.state"
 
 local archive = {}
 
@@ -18,12 +23,16 @@ local MOST_PIECE = 256 << 10
 
 archive.FINISHED = { "completed", "failed", "cancelled", "timed_out" }
 
--- The kinds of rows, in the order in which they can be inserted. WHERE speaks of the ids in `archived`.
+-- The kinds of rows, in the order in which they can be inserted. WHERE speaks of the ids in `archived`;
+-- `of` is the column with the execution's id; `kept` rows stay in the database, too.
 local KINDS = {
   { kind = "workflow", from = "workflows", where = "id IN (SELECT workflow_id FROM archived)", kept = true },
-  { kind = "execution", from = "executions", where = "id IN (SELECT id FROM archived)" },
-  { kind = "history", from = "execution_history", where = "execution_id IN (SELECT id FROM archived)" },
-  { kind = "job", from = "workflow_jobs", where = "execution_id IN (SELECT id FROM archived)" },
+  { kind = "execution", from = "executions", where = "id IN (SELECT id FROM archived)", of = "id" },
+  { kind = "history", from = "execution_history", where = "execution_id IN (SELECT id FROM archived)",
+    of = "execution_id" },
+  { kind = "job", from = "workflow_jobs", where = "execution_id IN (SELECT id FROM archived)", of = "execution_id" },
+  { kind = "blob", from = "blobs", where = "execution_id IN (SELECT id FROM archived)", of = "execution_id",
+    kept = true },
 }
 
 local ARCHIVED = [[
@@ -46,6 +55,13 @@ archive.WHICH = [[
 local CHOOSE = "INSERT INTO archived SELECT e.id, e.workflow_id, coalesce(e.completed_at, e.updated_at)"
   .. archive.WHICH .. " ORDER BY coalesce(e.completed_at, e.updated_at), e.id LIMIT $4"
 
+-- States that a later one replaced, and no sweep has removed so far: gc-blobs collects the objects.
+local DISOWN = [[
+  DELETE FROM blobs b
+  USING archived a JOIN executions e USING (id)
+  WHERE b.execution_id = a.id AND b.key LIKE 'executions/%/state/%' AND e.]] .. states.KEY .. [[ IS DISTINCT FROM b.key
+]]
+
 local COLUMNS = [[
   SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
   WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped
@@ -55,7 +71,7 @@ local COLUMNS = [[
 ---@field format integer
 ---@field key string of the data
 ---@field created_at string
----@field counts table<string, integer> rows by kind: workflow, execution, history, job
+---@field counts table<string, integer> rows by kind: workflow, execution, history, job, blob
 ---@field columns table<string, string[]> by kind
 ---@field bytes integer of the NDJSON
 ---@field size integer of the object, compressed
@@ -109,12 +125,15 @@ local function delete_rows(tx, manifest)
   end
 end
 
---- Removes what an interrupted archive left; its rows are still in the database.
+--- Removes what an interrupted archive left, parts of an upload included; its rows are still in the
+--- database.
 ---@param blobs nebula.Blobs
 ---@param key string
 function archive.discard(blobs, key)
-  blobs:delete(key .. MANIFEST)
-  blobs:delete(key)
+  blobs.store:delete(key .. MANIFEST)
+  blobs.store:delete(key)
+  if blobs.kind == "directory" then return end -- which removes them by itself
+  for _, upload in ipairs(blobs.store:uploads { prefix = key }) do blobs.store:abort(upload) end
 end
 
 --- Archives the next executions: at most `limit`, those that ended first. nil where there are none.
@@ -125,14 +144,16 @@ end
 ---@param limit integer
 ---@return nebula.ArchiveManifest?
 function archive.write(ctx, which, key, limit)
-  local blobs = ctx.blobs
+  local blobs, again = ctx.blobs.store, false -- an archive has its manifest: it needs no row in `blobs`
   return ctx.db:transaction(function(tx)
+    if again then archive.discard(ctx.blobs, key) end -- of the try before a serialization failure
+    again = true
     ctx.checkpoint:hold(tx)
     tx:exec(ARCHIVED)
     local count = tx:exec(CHOOSE, which.status, which.before, which.workflows, limit)
     if count == 0 then return nil end
     tx:exec "ANALYZE archived"
-    archive.discard(blobs, key) -- of a run of this function before a serialization failure
+    tx:exec(DISOWN)
     local out <close> = blobs:writer(key, { compress = "zstd", if_none_match = "*",
       content_type = "application/zstd" })
     local counts, columns, bytes, sha256 = write_rows(tx, out)
@@ -246,14 +267,23 @@ local function insert_sql(tx, manifest, of)
     names[i] = nebula.pg.ident(name)
   end
   local list = table.concat(names, ", ")
-  local id = of.kind == "execution" and "id" or "execution_id"
   return ([[
     INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE
-    SELECT %s FROM json_populate_recordset(NULL::%s, $1) %s
+    SELECT %s FROM json_populate_recordset(NULL::%s, $1)
+    WHERE $2::uuid[] IS NULL OR %s
     ON CONFLICT DO NOTHING
-  ]]):format(of.from, list, list, of.from,
-    of.kept and "" or ("WHERE ($2::uuid[] IS NULL OR %s = ANY ($2))"):format(id))
+  ]]):format(of.from, list, list, of.from, of.of and of.of .. " = ANY ($2)" or "true")
 end
+
+-- In a database made anew the numbers of the history begin again: those that come are to be higher than
+-- those that came back. Nothing where this user may not set them.
+local RAISE_SEQ = [[
+  SELECT setval(s.name, h.last)
+  FROM (SELECT pg_get_serial_sequence('execution_history', 'seq') AS name) s,
+    (SELECT max(seq) AS last FROM json_populate_recordset(NULL::execution_history, $1)) h
+  WHERE has_sequence_privilege(s.name, 'SELECT, UPDATE')
+  AND h.last > coalesce(pg_sequence_last_value(s.name::regclass), 0)
+]]
 
 -- Splits pieces into lines, and lines into batches of one kind: `add(piece)`, `finish()`.
 local function batcher(manifest, flush)
@@ -330,13 +360,8 @@ function archive.restore(db, blobs, manifest, executions)
       restored[of.kind], statements[of.kind] = 0, insert_sql(tx, manifest, of)
     end
     local lines = batcher(manifest, function(of, rows)
-      local count
-      if of.kept then
-        count = tx:exec(statements[of.kind], rows)
-      else
-        count = tx:exec(statements[of.kind], rows, executions)
-      end
-      restored[of.kind] = restored[of.kind] + count
+      restored[of.kind] = restored[of.kind] + tx:exec(statements[of.kind], rows, executions)
+      if of.kind == "history" then tx:exec(RAISE_SEQ, rows) end
     end)
     local sha256, bytes = read_back(blobs, manifest.key, lines.add)
     lines.finish()

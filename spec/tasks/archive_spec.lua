@@ -8,6 +8,7 @@ local tasks = require "nebula.tasks"
 
 local EXECUTIONS = tonumber(os.getenv "NEBULA_SPEC_LONG") and 100000 or 3000
 local UNTIL = "2026-01-01T00:00:00Z"
+local STATE_LIMIT = 2000
 
 local STORES = {
   ["a directory"] = function() return { blobs = "file:" .. directory.make "archive" } end,
@@ -37,14 +38,15 @@ for name, store in pairs(STORES) do
 
     setup(function()
       local settings = store()
-      settings.database_url = postgres.database()
+      settings.database_url, settings.state_limit = postgres.database(), STATE_LIMIT
       storage = storages.new(settings)
       storage:run_migrations { log = function() end }
     end)
     teardown(function() storage:close() end)
 
     before_each(function()
-      storage.db:exec "TRUNCATE workflows, executions, execution_history, workflow_jobs, task_checkpoints"
+      storage.db:exec [[TRUNCATE workflows, executions, execution_history, workflow_jobs, task_checkpoints, blobs,
+        blob_orphans]]
       for object in storage.blobs:list() do storage.blobs:delete(object.key) end
       run("seed", { executions = EXECUTIONS, ["until"] = UNTIL, workflows = 3 })
     end)
@@ -89,6 +91,38 @@ for name, store in pairs(STORES) do
       local done = run("restore-archive", { all = true, execution = { id } })
       assert.same({ archives = 1, executions = 1, history = 2, jobs = 1 }, done)
       assert.equal(id, storage.db:value "SELECT id FROM executions")
+    end)
+
+    it("leave artifacts and large states where they are, owned, also in a database made anew", function()
+      local workflow = storage:save_workflow { name = "large", definition = {} }
+      local id = storage:create_execution({ workflow_id = workflow.id, state = { text = ("a"):rep(STATE_LIMIT) } }).id
+      storage:transition_execution(id, "running")
+      local last = { text = ("b"):rep(STATE_LIMIT), big = 9007199254740993 }
+      storage.db:transaction(function(tx) storage:update_execution({ id = id, state = last }, tx) end)
+      storage:transition_execution(id, "completed")
+      storage.blobs:upload("artifacts/report", "a report", { execution_id = id })
+      storage.db:exec("UPDATE executions SET completed_at = now() - interval '60 days' WHERE id = $1", id)
+      storage.db:exec "UPDATE blobs SET created_at = now() - interval '2 days'"
+      assert.equal(3, storage.db:value "SELECT count(*) FROM blobs") -- the first state, too
+      local before = storage.db:query([[
+        SELECT b.* FROM blobs b JOIN executions e ON e.id = b.execution_id
+        WHERE b.key IN ('artifacts/report', e.state #>> '{$blob,key}')
+        ORDER BY b.key
+      ]])
+      assert.equal(EXECUTIONS + 1, run("archive-executions").executions)
+
+      assert.same({ uploads = 0, states = 0 }, run "sweep-blobs")
+      assert.equal(1, run("gc-blobs", { prefix = "", grace = 0 }).deleted) -- the state that was replaced
+      assert.same(before, storage.db:query "SELECT * FROM blobs ORDER BY key")
+
+      storage.db:exec "TRUNCATE workflows, executions, execution_history, workflow_jobs, blobs RESTART IDENTITY"
+      run("restore-archive", { all = true, execution = { id } })
+      assert.same(last, storage:get_execution(id).state)
+      assert.same(before, storage.db:query "SELECT * FROM blobs ORDER BY key")
+      assert.equal("a report", (storage.blobs:download "artifacts/report"))
+      storage.db:exec("INSERT INTO execution_history (execution_id, to_status) VALUES ($1, 'seen')", id)
+      local history = storage:execution_history(id)
+      assert.equal("seen", history[#history].to_status)
     end)
 
     it("are refused whole where their data is not what the manifest describes", function()
