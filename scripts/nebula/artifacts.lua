@@ -138,8 +138,17 @@ local function sweep_uploads(self, age)
 end
 
 -- The state of an execution that is not there may be an archived one's.
+local UNNAMED = "e." .. states.KEY .. " IS DISTINCT FROM b.key"
+
+local LEFT = [[
+  SELECT (SELECT count(*) FROM blob_uploads WHERE started_at < now() - make_interval(secs => $1)) AS uploads,
+    (SELECT count(*) FROM blobs b JOIN executions e ON e.id = b.execution_id
+      WHERE b.key LIKE 'executions/%/state/%' AND b.created_at < now() - make_interval(secs => $1)
+      AND ]] .. UNNAMED .. [[) AS states
+]]
+
 local STATES = [[
-  SELECT b.key, e.]] .. states.KEY .. [[ IS DISTINCT FROM b.key AS unnamed
+  SELECT b.key, ]] .. UNNAMED .. [[ AS unnamed
   FROM blobs b JOIN executions e ON e.id = b.execution_id
   WHERE b.key LIKE 'executions/%/state/%'
   AND b.key > $1
@@ -164,12 +173,13 @@ local function sweep_states(self, age)
 end
 
 --- Ends what was cut off: removes the objects of uploads that did not end, and of states that no
---- execution names. `older_than` keeps it from what still runs.
----@param opts? {older_than?: number|string} default "1d"
+--- execution names. `older_than` keeps it from what still runs; `dry_run` counts them, and no more.
+---@param opts? {older_than?: number|string, dry_run?: boolean} default "1d"
 ---@return {uploads: integer, states: integer} ended, removed
 function methods.sweep_blobs(self, opts)
-  opts = check.fields("sweep_blobs", opts or {}, { older_than = true })
+  opts = check.fields("sweep_blobs", opts or {}, { older_than = true, dry_run = true })
   local age = self.duration("sweep_blobs: older_than", opts.older_than, 86400)
+  if opts.dry_run then return self.db:one(LEFT, age) end
   return { uploads = sweep_uploads(self, age), states = sweep_states(self, age) }
 end
 

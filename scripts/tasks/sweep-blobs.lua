@@ -1,12 +1,15 @@
--- Ends the uploads that were cut off, and removes states that no execution names any more.
+-- tasks/sweep-blobs.lua: nebula task sweep-blobs [--older-than 1d] [--dry-run] [--yes]
+--
+-- What the database itself knows to be left over: uploads that it noted and that never ended, and large
+-- states that a later one replaced. It lists no object; those that the database does not know at all are
+-- gc-blobs' work.
 return {
-  summary = "Remove what interrupted uploads left in the blob store",
+  summary = "Delete what cut-off uploads and replaced large states left, as the database knows them",
   destructive = true,
-  options = { older_than = { type = "duration", default = "1d", min = 60, help = "age of what is taken for cut off" } },
+  options = { older_than = { type = "duration", default = "1d", min = 60, help = "age of what is left over" } },
 
   preview = function(ctx, opts)
-    return { cut_off_uploads = ctx.db:value(
-      "SELECT count(*) FROM blob_uploads WHERE started_at < now() - make_interval(secs => $1)", opts.older_than) }
+    return ctx.storage:sweep_blobs { older_than = opts.older_than, dry_run = true }
   end,
 
   run = function(ctx, opts) return ctx.storage:sweep_blobs { older_than = opts.older_than } end,
