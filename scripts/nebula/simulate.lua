@@ -38,6 +38,7 @@ local LOAD_FIELDS = {
 ---@field refused integer by admit
 ---@field seconds number from the start to the last job's end
 ---@field utilisation number part of the workers' time in which they worked
+---@field starved number of the lane that starved longest
 ---@field fairness number Jain's index of the lanes' worker-seconds: 1 where all had the same
 
 ---@class nebula.SimulationLane
@@ -45,6 +46,7 @@ local LOAD_FIELDS = {
 ---@field running {max: integer}
 ---@field wait {mean: number, p50: number, p95: number, p99: number, max: number} seconds from due to begun
 ---@field used number worker-seconds
+---@field starved number seconds: the longest time in which its jobs waited and none of them began
 
 local function seconds_of(what, value, default)
   if value == nil then return default end
@@ -114,13 +116,15 @@ local function percentile(sorted, part)
 end
 
 local function report(queue, run, seconds)
-  local lanes, sum, squares, count = {}, 0, 0, 0
+  local lanes, sum, squares, count, starved = {}, 0, 0, 0, 0
   for key, lane in pairs(queue.lanes) do
     local waits, total = lane.waits, 0
     table.sort(waits)
     for _, wait in ipairs(waits) do total = total + wait end
+    if lane.waits_now > 0 then lane:count_starving(run.last) end
+    starved = math.max(starved, lane.starved)
     lanes[key] = {
-      jobs = lane.jobs, running = { max = lane.running_max }, used = lane.worked,
+      jobs = lane.jobs, running = { max = lane.running_max }, used = lane.worked, starved = lane.starved,
       wait = { mean = #waits > 0 and total / #waits or 0, p50 = percentile(waits, 0.5), p95 = percentile(waits, 0.95),
         p99 = percentile(waits, 0.99), max = waits[#waits] or 0 },
     }
@@ -129,7 +133,7 @@ local function report(queue, run, seconds)
   return {
     lanes = lanes, completed = run.completed, waiting = queue.waiting + run.future.n, refused = run.refused,
     seconds = seconds, utilisation = seconds > 0 and sum / (seconds * run.workers) or 0,
-    fairness = squares > 0 and sum ^ 2 / (count * squares) or 1,
+    starved = starved, fairness = squares > 0 and sum ^ 2 / (count * squares) or 1,
   }
 end
 
@@ -143,7 +147,7 @@ local function happen(run, queue, now)
     local source = run.sources:pop()
     local job = admitted(run.policy, next_job(source))
     if job and job.scheduled_at <= now then
-      queue:push(job)
+      queue:push(job, now)
     elseif job then
       run.number = run.number + 1
       job.number = run.number
@@ -156,7 +160,7 @@ local function happen(run, queue, now)
       run.sources:push(source)
     end
   end
-  while run.future.n > 0 and run.future:peek().scheduled_at <= now do queue:push(run.future:pop()) end
+  while run.future.n > 0 and run.future:peek().scheduled_at <= now do queue:push(run.future:pop(), now) end
 end
 
 -- Fills the free slots; returns when a rate allows more.

@@ -1,6 +1,7 @@
 -- What a policy costs: jobs a second through the worker by fair_share and by concurrency_limit (jobs
 -- of 50 tenants, a handler that does nothing), against the default policy in the same run.
 local policies = require "nebula.policy"
+local simulate = require "nebula.simulate"
 local storages = require "nebula.storage"
 local workers = require "nebula.worker"
 
@@ -49,5 +50,16 @@ return function(bench)
       ours = function() return rate(case[2], true) end,
       theirs = function() return rate(policies.default(), false) end,
     }
+  end
+
+  local load = {}
+  for i = 1, 10 do
+    load[i] = { jobs = JOBS, every = 0.1, takes = 1, payload = { tenant = "t" .. i }, workflow_id = "t" .. i }
+  end
+  for _, name in ipairs { "priority", "fair_share" } do
+    local seconds = 10 * JOBS / bench.rate(10 * JOBS, function()
+      simulate.run { policy = name, workers = 110, load = load }
+    end)
+    print(("a simulation of %d jobs of 10 lanes by %s: %.1f s"):format(10 * JOBS, name, seconds))
   end
 end

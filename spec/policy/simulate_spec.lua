@@ -145,5 +145,33 @@ describe("a simulation", function()
     assert.equal(40, runs[2].completed)
     result = nebula.run { args = { "policy", "simulate", "fifo", "--load", "load.lua" }, cwd = project }
     assert.truthy(result.stdout:find("utilisation", 1, true))
+    assert.truthy(result.stdout:find("95 %% of the jobs"))
+  end)
+
+  it("tells how long a lane starved", function()
+    local load = { lane("a", 20, { priority = 5 }), lane("b", 1) }
+    local run = simulate.run { policy = of "return { lane = 'payload.tenant' }", workers = 2, load = load }
+    assert.same({ 10, 1, 10 }, { run.lanes.b.starved, run.lanes.a.starved, run.starved })
+    run = simulate.run { policy = of [[return { lane = "payload.tenant",
+      claim = function() return { weight = 1 } end }]], workers = 2, load = load }
+    assert.equal(0, run.lanes.b.starved)
+  end)
+
+  it("draws policies side by side, by the same lanes", function()
+    local project = nebula.scratch()
+    nebula.write(project, {
+      ["policies/mine.lua"] = "return { lane = 'payload.tenant', claim = function() return { weight = 1 } end }",
+      ["load.lua"] = [[return { { jobs = 50, takes = 1, payload = { tenant = "<a&b>" } },
+        { jobs = 5, takes = 1, payload = { tenant = "c" } } }]],
+    })
+    local result = nebula.run { args = { "policy", "simulate", "fifo", "mine", "--load", "load.lua", "--svg", "out.svg",
+      "--json" }, cwd = project }
+    assert.equal(0, result.status, result.stderr)
+    local runs = core.json.decode(result.stdout)
+    assert.is_true(runs[1].lanes.c.wait.p95 > runs[2].lanes.c.wait.p95)
+    local picture = core.fs.read(project .. "/out.svg")
+    assert.truthy(picture:find("&lt;a&amp;b&gt;", 1, true))
+    local _, bars = picture:gsub("fill%-opacity", "")
+    assert.equal(2 * 2 * 3, bars)
   end)
 end)

@@ -184,42 +184,27 @@ local function read_load(path)
   return jobs
 end
 
-local function round(value) return ("%.3g"):format(value) end
-
 local function simulate(opts, args)
   local nebula, policies = require "nebula", require "nebula.policy"
-  local run = require("nebula.simulate").run
-  local jobs, results, rows = read_load(opts.load), nebula.json.array {}, {}
+  local run, report = require("nebula.simulate").run, require "nebula.simulate.report"
+  local jobs, results, loaded = read_load(opts.load), nebula.json.array {}, {}
+  local lane = opts.lane
   for i, name in ipairs(args.names) do
-    local policy = policies.load(name, #args.names == 1 and opts.set or nil)
-    local result = run { policy = policy, workers = opts.workers, seed = opts.seed, load = jobs }
-    result.policy = policy.name
-    results[i] = result
-    local keys = {}
-    for key in pairs(result.lanes) do keys[#keys + 1] = key end
-    table.sort(keys)
-    for _, key in ipairs(keys) do
-      local lane = result.lanes[key]
-      rows[#rows + 1] = { policy = policy.name, lane = key, jobs = lane.jobs, p50 = round(lane.wait.p50),
-        p95 = round(lane.wait.p95), p99 = round(lane.wait.p99), most_at_once = lane.running.max }
-    end
+    loaded[i] = policies.load(name, #args.names == 1 and opts.set or nil)
+    lane = lane or loaded[i].lane
   end
+  for i, policy in ipairs(loaded) do
+    policy.lane = policy.lane or lane
+    results[i] = run { policy = policy, workers = opts.workers, seed = opts.seed, load = jobs }
+    results[i].policy = policy.name
+  end
+  if opts.svg then nebula.fs.write(opts.svg, report.svg(results)) end
   if opts.json then
     print(nebula.json.encode(results))
     return
   end
-  local ui = require "nebula.ui"
-  print "Seconds that jobs wait:"
-  print(ui.table(rows, { columns = { "policy", "lane", "jobs", "p50", "p95", "p99", "most_at_once" } }) .. "\n")
-  rows = {}
-  for i, result in ipairs(results) do
-    rows[i] = {
-      policy = result.policy, completed = result.completed, waiting = result.waiting, refused = result.refused,
-      seconds = round(result.seconds), utilisation = round(result.utilisation), fairness = round(result.fairness),
-    }
-  end
-  print(ui.table(rows, { columns = { "policy", "completed", "waiting", "refused", "seconds", "utilisation",
-    "fairness" } }))
+  print(report.tables(results))
+  report.plot(results)
 end
 
 -- The same over what this database's queue did.
@@ -274,6 +259,9 @@ return {
           help = "a Lua file that returns { {jobs=, at=, every=, takes=, payload=, priority=}, ... }" },
         workers = { default = 4, min = 1, max = 1000000, help = "jobs that run at once" },
         seed = { default = 1, help = "of the policy's math.random" },
+        lane = { type = "string",
+          help = "where a job's lane stands, for policies that do not declare it (default: as the first that does)" },
+        svg = { type = "file", help = "write the comparison as a picture" },
       },
       arguments = { { name = "names", many = true, required = true, help = "policies" } },
       run = simulate,

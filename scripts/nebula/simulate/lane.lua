@@ -16,13 +16,15 @@ local SLICE = USED_SECONDS // SLICES
 function Lane.new(key, before)
   return setmetatable({
     key = key, before = before, front = {}, waiting = Heap.new(before), waits_now = 0, jobs = 0,
-    running = 0, running_max = 0, started_sum = 0, worked = 0, used = 0, slices = {},
+    running = 0, running_max = 0, starved = 0, started_sum = 0, worked = 0, used = 0, slices = {},
     waits = {}, arrivals = {}, first_arrival = 1, last_arrival = 0,
   }, Lane)
 end
 
 ---@param job table
-function Lane:add(job)
+---@param now number
+function Lane:add(job, now)
+  if self.waits_now == 0 then self.waiting_since = now end
   self.jobs, self.waits_now = self.jobs + 1, self.waits_now + 1
   self.last_arrival = self.last_arrival + 1
   self.arrivals[self.last_arrival] = job
@@ -66,10 +68,17 @@ function Lane:sort(before)
   self.waiting, self.front, self.before = waiting, {}, before
 end
 
+-- The longest that jobs waited while none of the lane began.
+function Lane:count_starving(now)
+  self.starved = math.max(self.starved, now - (self.waiting_since or now))
+  self.waiting_since = now
+end
+
 ---@param job table
 ---@param now number
 function Lane:start(job, now)
   job.started = now
+  self:count_starving(now)
   self.running = self.running + 1
   self.running_max = math.max(self.running_max, self.running)
   self.started_sum = self.started_sum + now

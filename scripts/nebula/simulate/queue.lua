@@ -31,7 +31,8 @@ local function comparison(columns)
 end
 
 ---@param job table
-function Queue:push(job)
+---@param now number
+function Queue:push(job, now)
   self.sequence = self.sequence + 1
   job.sequence = self.sequence
   local lane = self.lanes[job.lane]
@@ -41,7 +42,7 @@ function Queue:push(job)
     self.lanes[job.lane] = lane
     self.keys[#self.keys + 1] = job.lane
   end
-  lane:add(job)
+  lane:add(job, now)
   self.waiting = self.waiting + 1
 end
 
@@ -73,6 +74,13 @@ local function claim_by_order(self, plan, now)
   return taken
 end
 
+-- One of a plan's numbers for a lane; only a function of the lane has to see it.
+local function value_of(self, plan, field, lane, now)
+  local value = plan.lanes and plan.lanes[field]
+  if type(value) ~= "userdata" and value then return value end
+  return value and plans.value(self.policy, plan, field, lane:view(now))
+end
+
 -- The lanes that a claim looks at: those where something waits, a bounded number, rotating.
 local function draw_lanes(self, plan, now)
   local drawn, again_at = {}, nil
@@ -80,17 +88,16 @@ local function draw_lanes(self, plan, now)
   for i = 1, count do
     local lane = self.lanes[self.keys[(self.turn + i - 1) % count + 1]]
     if lane.waits_now > 0 then
-      local view = lane:view(now)
-      local function value(field) return plans.value(self.policy, plan, field, view) end
-      local allowed = math.min(plan.limit, lane.waits_now, math.max(0, (value "cap" or math.huge) - lane.running))
-      local rate = value "rate"
+      local cap = value_of(self, plan, "cap", lane, now)
+      local allowed = math.min(plan.limit, lane.waits_now, math.max(0, (cap or math.huge) - lane.running))
+      local rate = value_of(self, plan, "rate", lane, now)
       if rate then
-        local tokens, at = lane:tokens_at(rate, value "burst" or rate, now)
+        local tokens, at = lane:tokens_at(rate, value_of(self, plan, "burst", lane, now) or rate, now)
         allowed = math.min(allowed, tokens)
         if at and (not again_at or at < again_at) then again_at = at end
       end
-      drawn[#drawn + 1] = { lane = lane, running = lane.running, weight = value "weight" or 1,
-        allowed = math.floor(allowed) }
+      drawn[#drawn + 1] = { lane = lane, running = lane.running, allowed = math.floor(allowed),
+        weight = allowed > 0 and value_of(self, plan, "weight", lane, now) or 1 }
       if #drawn == LANES_DRAWN then break end
     end
   end
@@ -135,19 +142,31 @@ local function ranked(self, candidates)
   return list
 end
 
+local function remove_and_take(self, lane, job, now, taken)
+  taken[#taken + 1] = job
+  lane:remove(job)
+  take(self, lane, job, now)
+end
+
+-- Without a select: of each lane its first ones, up to its share; then what is left, by lanes without weight.
+local function take_first(self, plan, drawn, now)
+  local taken, parts = {}, share.divide(plan.limit, drawn)
+  for round = 1, 2 do
+    for i, entry in ipairs(drawn) do
+      local n = round == 1 and parts[i] or math.min(entry.allowed - parts[i], plan.limit - #taken)
+      for _ = 1, n do remove_and_take(self, entry.lane, entry.lane:first(), now, taken) end
+    end
+  end
+  return taken
+end
+
 local function claim_by_lanes(self, plan, now)
   local drawn, again_at = draw_lanes(self, plan, now)
-  local selects = self.policy:has "select"
-  local window = plan.lanes and plan.lanes.window or selects and DEFAULT_WINDOW or plan.limit
-  local candidates = draw_candidates(self, drawn, window)
-  local list = selects and ranked(self, candidates) or candidates
+  if not self.policy:has "select" then return take_first(self, plan, drawn, now), again_at end
+  local list = ranked(self, draw_candidates(self, drawn, plan.lanes and plan.lanes.window or DEFAULT_WINDOW))
   local taken = {}
   for _, i in ipairs(share.choose(plan.limit, list, drawn, share.divide(plan.limit, drawn))) do
-    local candidate = list[i]
-    local lane = drawn[candidate.lane].lane
-    taken[#taken + 1] = candidate.job
-    lane:remove(candidate.job)
-    take(self, lane, candidate.job, now)
+    remove_and_take(self, drawn[list[i].lane].lane, list[i].job, now, taken)
   end
   return taken, again_at
 end
