@@ -130,6 +130,13 @@ describe("the queue", function()
       assert.is_nil(push({ unique_key = "k", unique_for = "1h" }).duplicate)
     end)
 
+    it("is forgotten when it is held no longer", function()
+      for i = 1, 3 do push { unique_key = "k" .. i, unique_for = i == 3 and "1h" or 0 } end
+      beside(function() end, function()
+        await("its end", function() return storage.db:value "SELECT count(*) FROM job_keys" == 1 end)
+      end)
+    end)
+
     it("is taken once in a batch, and once among many that push at the same time", function()
       local job = { payload = { handler = "x" }, unique_key = "b", unique_for = 60 }
       local ids = storage:push_jobs { job, { payload = { handler = "y" } }, job }

@@ -10,6 +10,7 @@ Presence.__index = Presence
 
 local LOOK_SECONDS = 1
 local RATE_SECONDS = 10
+local TIDY_SECONDS, TIDY_BATCH = 60, 1000
 local GONE_AFTER = "1 day" -- rows of workers that did not end in order are kept for so long
 
 -- $1: the worker, $2: host, $3: pid, $4: its state, $5: the jobs that it runs under a lease.
@@ -77,15 +78,31 @@ function Presence:look()
   end
 end
 
---- Body of a task: looks each second. While the database is away, what was known holds.
+-- Removes what nobody asks for any more: rows of workers that did not end in order, keys held no longer.
+local function tidy(db)
+  db:exec("DELETE FROM job_workers WHERE seen_at < now() - interval '" .. GONE_AFTER .. "'")
+  repeat
+    local count = db:exec([[
+      DELETE FROM job_keys
+      WHERE key IN (SELECT key FROM job_keys WHERE held_until <= now() LIMIT $1 FOR UPDATE SKIP LOCKED)
+    ]], TIDY_BATCH)
+  until count < TIDY_BATCH
+end
+
+--- Body of a task: looks each second, and tidies up now and then. While the database is away, what was
+--- known holds.
 function Presence:follow()
-  local worker = self.worker
-  local _, err = nebula.try(worker.db.exec, worker.db,
-    "DELETE FROM job_workers WHERE seen_at < now() - interval '" .. GONE_AFTER .. "'")
+  local worker, tidy_at = self.worker, 0
   while true do
-    if err then worker.log.debug("the worker could not be announced", { error = err.message }) end
+    local now = nebula.time.monotonic()
+    local err
+    if now >= tidy_at then
+      tidy_at = now + TIDY_SECONDS
+      err = select(2, nebula.try(tidy, worker.db))
+    end
     nebula.task.sleep(LOOK_SECONDS)
-    _, err = nebula.try(self.look, self)
+    err = select(2, nebula.try(self.look, self)) or err
+    if err then worker.log.debug("the worker could not be announced", { error = err.message or tostring(err) }) end
   end
 end
 
