@@ -85,7 +85,9 @@ describe("nebula worker --processes", function()
     assert.equal("dead", storage:get_job(killer).status)
     assert.matches("its worker died", storage:get_job(killer).error)
     assert.equal(200, count "status = 'completed'")
-    assert.equal(3, storage.db:value "SELECT count(*) FROM effects")
+    -- Three attempts; the neighbour may have taken it before the first death was noticed.
+    local tries = storage.db:value "SELECT count(*) FROM effects"
+    assert.is_true(tries == 3 or tries == 4, tries)
     assert.same({}, pids())
   end)
 
