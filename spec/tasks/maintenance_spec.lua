@@ -124,6 +124,33 @@ describe("maintenance", function()
     assert.equal(dead - some, run("requeue-dead", {}).requeued)
   end)
 
+  it("rescues the jobs of vanished workers, and another engine's where that is asked for", function()
+    local function row(ended, taken, tries)
+      return db:value([[
+        INSERT INTO workflow_jobs (payload, status, locked_by, locked_at, lease_until, retry_count)
+        VALUES ('{}', 'running', gen_random_uuid(), now() - make_interval(secs => $2),
+          now() - make_interval(secs => $1), $3)
+        RETURNING id
+      ]], ended, taken, tries)
+    end
+    local expired, spent, held = row(60, 120, 0), row(60, 120, 3), row(-60, 120, 0)
+    local old, new = row(nil, 7200, 0), row(nil, 60, 0)
+    local function state(id)
+      local job = storage:get_job(id)
+      return job.status, job.retry_count
+    end
+    local task = tasks.load "rescue-stuck"
+    assert.same({ would_rescue = 2 }, tasks.preview(storage, task, {}))
+    assert.same({ would_rescue = 2, without_lease = 1 }, tasks.preview(storage, task, { without_lease = "1h" }))
+    assert.same({ rescued = 2, dead = 1 }, run("rescue-stuck", {}))
+    assert.same({ "pending", 1 }, { state(expired) })
+    assert.same({ "dead", 4 }, { state(spent) })
+    assert.equal("running", (state(old)))
+    assert.same({ rescued = 1, dead = 0 }, run("rescue-stuck", { without_lease = "1h" }))
+    assert.same({ "pending", 1 }, { state(old) })
+    assert.same({ "running", "running" }, { (state(held)), (state(new)) })
+  end)
+
   it("cancels executions that have not ended, and their jobs", function()
     local workflow = storage:save_workflow { name = "long", definition = {} }
     local other = storage:save_workflow { name = "other", definition = {} }

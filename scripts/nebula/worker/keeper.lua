@@ -1,9 +1,9 @@
 -- worker/keeper.lua: what a worker does about leases: renews its own, writes the end of leased jobs
 -- in batches, and rescues the jobs whose worker has vanished.
 local nebula = require "nebula"
-local news = require "nebula.jobs.news"
 local outcome = require "nebula.jobs.outcome"
 local renew = require "nebula.jobs.renew"
+local rescue = require "nebula.jobs.rescue"
 local settle = require "nebula.jobs.settle"
 local Signal = require "nebula.worker.signal"
 
@@ -14,24 +14,16 @@ local Keeper = {}
 Keeper.__index = Keeper
 
 local SWEEP_SECONDS = 5 -- between two looks for ended leases, with jitter
-local SWEEP_BATCH = 100
 local RETRY_SECONDS = 0.5
 local LEASE_AFTER = 0.2
 
--- `beside`: its process ran a suspect when it vanished, which is to blame alone.
-local EXPIRED = [[
-  SELECT ctid::text AS at, id, workflow_id, execution_id, priority, retry_count, max_retries, lane, payload, failures,
-    locked_by, suspect, status = 'running' AND NOT suspect AND EXISTS (
-      SELECT FROM workflow_jobs s
-      WHERE s.status = 'running' AND s.lease_until IS NOT NULL AND s.suspect AND s.locked_by = workflow_jobs.locked_by
-    ) AS beside
-  FROM workflow_jobs
-  WHERE %s
-  LIMIT $1
-  FOR UPDATE SKIP LOCKED
-]]
-
-local EXPIRED_LEASES = EXPIRED:format "status = 'running' AND lease_until < now()"
+local LEASED_BY = {
+  where = "status = 'running' AND lease_until IS NOT NULL AND locked_by = $1", why = "its worker died",
+}
+local IN_FLIGHT = {
+  where = "status = 'pending' AND id = ANY ($1::uuid[]) AND NOT suspect", why = "its worker died while it ran",
+  alone = true,
+}
 
 ---@param worker nebula.Worker
 ---@return nebula.Keeper
@@ -171,32 +163,6 @@ end
 
 -- ---- rescue ----
 
--- Jobs whose worker vanished, as the policy's rescue says. Returns how many there were.
-local function rescue(worker, sql, why, suspect, ...)
-  local args = table.pack(...)
-  return worker.db:transaction(function(tx)
-    local rows = tx:query(sql, SWEEP_BATCH, table.unpack(args, 1, args.n))
-    if #rows == 0 then return 0 end
-    local at, outcomes = {}, {}
-    for i, job in ipairs(rows) do
-      at[i] = job.at
-      outcomes[i] = job.beside and outcome.released(job) or outcome.lost(worker.policy, job, why, job.locked_by)
-      if suspect then outcomes[i].suspect = outcomes[i].status == "pending" end
-    end
-    tx:exec(settle.OTHER_LOCKED, '{"' .. table.concat(at, '","') .. '"}', settle.columns(outcomes))
-    return #rows
-  end)
-end
-
-local function rescue_all(worker, sql, why, suspect, ...)
-  local total = 0
-  repeat
-    local count = rescue(worker, sql, why, suspect, ...)
-    total = total + count
-  until count < SWEEP_BATCH
-  return total
-end
-
 --- Rescues what a dead process of this machine left behind: the jobs it ran under row locks run
 --- alone from now on; its leases end at once.
 ---@param ids string[]
@@ -204,26 +170,20 @@ end
 ---@return integer
 function Keeper:rescue_dead(ids, dead)
   local worker = self.worker
-  local total = rescue_all(worker, EXPIRED:format "status = 'running' AND lease_until IS NOT NULL AND locked_by = $2",
-    "its worker died", false, dead)
-  if #ids > 0 then
-    total = total + rescue_all(worker, EXPIRED:format "status = 'pending' AND id = ANY ($2::uuid[]) AND NOT suspect",
-      "its worker died while it ran", true, ids)
-  end
+  local total = rescue.all(worker.storage, worker.policy, LEASED_BY, dead)
+  if #ids > 0 then total = total + rescue.all(worker.storage, worker.policy, IN_FLIGHT, ids) end
   worker.db:exec("DELETE FROM job_workers WHERE id = $1", dead)
-  if total > 0 then worker.storage:wake(news.ALL) end
   return total
 end
 
 --- Gives the jobs whose leases have ended back to the queue, or ends them, as the policy says.
 function Keeper:sweep()
   local worker = self.worker
-  local count, err = try(rescue_all, worker, EXPIRED_LEASES, "its worker vanished: the lease ran out", false)
+  local count, err = try(rescue.all, worker.storage, worker.policy, rescue.EXPIRED)
   if err then
     worker.log.warn("looking for vanished workers failed", { error = err.message })
   elseif count > 0 then
     worker.log.warn("jobs of vanished workers were rescued", { jobs = count })
-    worker.storage:wake(news.ALL)
   end
 end
 
