@@ -3,6 +3,9 @@ local JSON = { default = false, help = "print JSON" }
 local SET = { type = "map", help = "an option of the policy; may be repeated" }
 local PAYLOAD = { type = "string", metavar = "JSON",
   help = "payload of the job that its functions are tried with (default: one that has a handler alone)" }
+local LANE = { type = "string",
+  help = "where a job's lane stands, for policies that do not declare it (default: as the first that does)" }
+local SVG = { type = "file", help = "write the comparison as a picture" }
 local LISTED = 20 -- published versions
 
 local function usage(format, ...)
@@ -259,9 +262,7 @@ return {
           help = "a Lua file that returns { {jobs=, at=, every=, takes=, payload=, priority=}, ... }" },
         workers = { default = 4, min = 1, max = 1000000, help = "jobs that run at once" },
         seed = { default = 1, help = "of the policy's math.random" },
-        lane = { type = "string",
-          help = "where a job's lane stands, for policies that do not declare it (default: as the first that does)" },
-        svg = { type = "file", help = "write the comparison as a picture" },
+        lane = LANE, svg = SVG,
       },
       arguments = { { name = "names", many = true, required = true, help = "policies" } },
       run = simulate,
@@ -277,6 +278,7 @@ it. The whole table is read once: DATABASE_URL may name a replica.]],
         limit = { default = 100000, min = 1, max = 1000000, help = "most jobs, the newest" },
         workers = { default = 32, min = 1, max = 1000000, help = "jobs that run at once" },
         seed = { default = 1, help = "of the policy's math.random" },
+        lane = LANE, svg = SVG,
       },
       arguments = { { name = "names", many = true, required = true, help = "policies" } },
       run = replay,
