@@ -199,6 +199,36 @@ static void wrap(lua_State *L, const char *name, lua_CFunction wrapper, bool thi
   lua_setfield(L, -2, name);
 }
 
+/* ---- coroutines ---- */
+
+/* A limit that is hit inside a coroutine arms the hook of that one alone: who comes back from it in
+ * another one is stopped here, or each level of a nest would go on for a while, and begin new ones.
+ * upvalue: the stock function */
+static int guarded_call(lua_State *L) {
+  sandbox_charge(L, 1);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  sandbox_charge(L, 1);
+  if (status != LUA_OK) return lua_error(L);
+  return lua_gettop(L);
+}
+
+/* upvalue: the stock coroutine.wrap */
+static int guarded_wrap(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, 1);
+  lua_pushcclosure(L, guarded_call, 1);
+  return 1;
+}
+
+static void guard(lua_State *L, const char *name, lua_CFunction function) {
+  lua_getfield(L, -1, name);
+  lua_pushcclosure(L, function, 1);
+  lua_setfield(L, -2, name);
+}
+
 /* ---- opening ---- */
 
 static void open_base(lua_State *L) {
@@ -230,7 +260,10 @@ static void open_library(lua_State *L, const char *name, lua_CFunction opener) {
 
 void sandbox_open_libraries(lua_State *L, lua_Integer seed) {
   open_base(L);
-  open_library(L, LUA_COLIBNAME, luaopen_coroutine);
+  open_library(L, LUA_COLIBNAME, luaopen_coroutine); // stack: ..., coroutine
+  guard(L, "resume", guarded_call);
+  guard(L, "close", guarded_call);
+  guard(L, "wrap", guarded_wrap);
   open_library(L, LUA_UTF8LIBNAME, luaopen_utf8);
   open_library(L, LUA_MATHLIBNAME, luaopen_math); // stack: ..., math
   lua_getfield(L, -1, "randomseed");

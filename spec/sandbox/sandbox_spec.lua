@@ -168,4 +168,52 @@ describe("a sandbox", function()
       assert.equal("policy", (kind_of(("return ('x'):match %q"):format(pattern))), pattern)
     end
   end)
+
+  it("ends what no count of instructions sees within its time", function()
+    for name, body in pairs {
+      loop = "while true do end",
+      swallowed = "while true do pcall(function() while true do end end) end",
+      nested = [[local function deeper(n)
+          while true do pcall(coroutine.wrap(function() if n < 50 then deeper(n + 1) end while true do end end)) end
+        end
+        deeper(1)]],
+      copies = 'local s = ("x"):rep(1000000) while true do local t = s .. "y" end',
+      sorting = [[local t = {} for i = 1, 1e5 do t[i] = i end
+        while true do table.sort(t, function(a, b) return (a * 7919) % 10007 < (b * 7919) % 10007 end) end]],
+    } do
+      local began = os.clock()
+      local kind = kind_of(body, { instructions = 1 << 40, seconds = 0.2 })
+      assert.equal("limit", kind, name)
+      local took = os.clock() - began
+      assert.is_true(took <= 0.4, ("%s: %.2f s of CPU time"):format(name, took))
+    end
+  end)
+
+  it("gives records their payload when it is read, and lets their id alone out", function()
+    local asked = {}
+    local box = load([[
+      pick = function(list)
+        local first = list[1].payload.n + list[1].payload.n
+        return { list[2], list[1] }, first, rawget(list[2], "payload"), list[2].nothing, getmetatable(list[1])
+      end,
+      change = function(list) setmetatable(list[1], {}) end,
+      fail = function(list) return list[2].payload end]], {
+      payload = function(id)
+        asked[#asked + 1] = id
+        if id == "b" then error "gone" end
+        return { n = 21 }
+      end,
+    })
+    local list = { sandbox.record { id = "a", x = 1 }, sandbox.record { id = "b", x = 2 } }
+    local picked, first, loaded, nothing, meta = box:call("pick", list)
+    assert.same({ { id = "b" }, { id = "a" } }, picked)
+    assert.same({ 42, { "a" } }, { first, asked })
+    assert.is_nil(loaded)
+    assert.is_nil(nothing)
+    assert.is_false(meta)
+    local _, err = core.try(box.call, box, "change", list)
+    assert.matches("protected", err.message)
+    _, err = core.try(box.call, box, "fail", list)
+    assert.matches("gone", err.message)
+  end)
 end)
