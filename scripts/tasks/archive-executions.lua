@@ -4,12 +4,13 @@
 -- way is noted before it is written, so that an interrupted run leaves nothing behind for good.
 local archive = require "nebula.archive"
 local nebula = require "nebula"
+local workflow_names = require "nebula.tasks.workflow_names"
 
 local function which(ctx, opts)
   return {
     status = opts.status,
     before = ctx.db:value("SELECT now() - make_interval(secs => $1)", opts.older_than),
-    workflows = #opts.workflow > 0 and opts.workflow or nil,
+    workflows = workflow_names("archive-executions", ctx.db, opts.workflow),
   }
 end
 

@@ -2,6 +2,8 @@
 --
 -- Cancels executions that have not ended, with their jobs that wait or run; what runs is told at its
 -- next heartbeat, and its completion is fenced.
+local workflow_names = require "nebula.tasks.workflow_names"
+
 local OPEN = { "created", "running", "paused", "cancelling" }
 
 local WHICH = [[
@@ -10,7 +12,10 @@ local WHICH = [[
   AND e.created_at < now() - make_interval(secs => $3)
 ]]
 
-local function query(opts) return opts.status, opts.workflow, opts.older_than end
+local function query(ctx, opts)
+  workflow_names("cancel-executions", ctx.db, opts.workflow)
+  return opts.status, opts.workflow, opts.older_than
+end
 
 local JOBS = [[
   UPDATE workflow_jobs
@@ -29,15 +34,18 @@ return {
     reason = { default = "cancelled by an admin task", help = "what is noted as their error" },
   },
 
-  preview = function(ctx, opts) return { would_cancel = ctx.db:value("SELECT count(*) " .. WHICH, query(opts)) } end,
+  preview = function(ctx, opts)
+    return { would_cancel = ctx.db:value("SELECT count(*) " .. WHICH, query(ctx, opts)) }
+  end,
 
   run = function(ctx, opts)
+    local status, workflow, older_than = query(ctx, opts)
     local jobs = 0
     local executions = ctx.batches(function(limit)
       return ctx.db:transaction(function(tx)
         local changes, ids = {}, {}
         for i, row in ipairs(tx:query("SELECT e.id " .. WHICH .. " ORDER BY e.id LIMIT $4 FOR UPDATE OF e SKIP LOCKED",
-          opts.status, opts.workflow, opts.older_than, limit)) do
+          status, workflow, older_than, limit)) do
           ids[i], changes[i] = row.id, { id = row.id, status = "cancelled", error = opts.reason }
         end
         if #ids == 0 then return 0 end

@@ -1,4 +1,6 @@
 -- tasks/execution-stats.lua: nebula task execution-stats [--workflow NAME] [--since 1d]
+local workflow_names = require "nebula.tasks.workflow_names"
+
 local STATS = [[
   SELECT workflow, status, count(*) AS executions,
     round(percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)::numeric, 3)::float8 AS p50_seconds,
@@ -24,6 +26,7 @@ return {
   },
 
   run = function(ctx, opts)
+    workflow_names("execution-stats", ctx.db, opts.workflow)
     local rows = ctx.db:query(STATS, opts.workflow, opts.since)
     return {
       rows = rows,

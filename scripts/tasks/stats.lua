@@ -1,5 +1,6 @@
 -- tasks/stats.lua: nebula task stats [--since 7d] [--plot] [--json]
 local ui = require "nebula.ui"
+local workflow_names = require "nebula.tasks.workflow_names"
 
 local EXECUTIONS = [[
   SELECT w.name AS workflow, to_char(date_trunc('day', e.created_at, 'UTC') AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day,
@@ -64,6 +65,7 @@ return {
   },
 
   run = function(ctx, opts)
+    workflow_names("stats", ctx.db, opts.workflow)
     local executions = ctx.db:query(EXECUTIONS, opts.since, opts.workflow)
     local blobs = ctx.db:query(BLOBS)
     for _, row in ipairs(blobs) do row.size = ui.bytes(row.bytes) end

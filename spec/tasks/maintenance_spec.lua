@@ -151,6 +151,17 @@ describe("maintenance", function()
     assert.same({ "running", "running" }, { (state(held)), (state(new)) })
   end)
 
+  it("takes the name of no workflow for a mistake", function()
+    storage:save_workflow { name = "billing", definition = {} }
+    for task, options in pairs {
+      ["archive-executions"] = { workflow = { "billing", "biling" } }, stats = { workflow = "biling" },
+      ["execution-stats"] = { workflow = "biling" }, ["cancel-executions"] = { workflow = "biling", older_than = 0 },
+    } do
+      local _, err = nebula.try(run, task, options)
+      assert.equal(task .. ': there is no workflow "biling"; did you mean billing?', err.message)
+    end
+  end)
+
   it("cancels executions that have not ended, and their jobs", function()
     local workflow = storage:save_workflow { name = "long", definition = {} }
     local other = storage:save_workflow { name = "other", definition = {} }
