@@ -2,6 +2,7 @@
 -- something in it.
 local core = require "nebula"
 local child = require "spec.support.child"
+local http_proxy = require "spec.support.http_proxy"
 local nebula = require "spec.support.nebula"
 local postgres = require "spec.support.postgres"
 local s3 = require "spec.support.s3"
@@ -79,5 +80,63 @@ describe("the examples", function()
     assert.equal(100, drafts())
     assert.equal(70, core.json.decode(run("task", "drop-drafts", "--older-than", "30d", "--yes", "--json")).deleted)
     assert.equal(30, drafts())
+  end)
+
+  it("prune jobs past their retention, of the statuses named", function()
+    db:exec [[
+      INSERT INTO workflow_jobs (payload, status, created_at)
+      SELECT '{}', s, now() - make_interval(days => d)
+      FROM unnest(ARRAY['completed', 'dead']) AS s, unnest(ARRAY[1, 20, 40]) AS d, generate_series(1, 150)
+    ]]
+    local before = db:value "SELECT count(*) FROM workflow_jobs"
+    local planned = run("task", "prune-jobs", "--older-than", "30d", "--status", "completed,dead", "--dry-run",
+      "--json")
+    assert.equal(300, core.json.decode(planned).would_delete)
+    assert.equal(2, nebula.run({ args = { "task", "prune-jobs", "--status", "pending", "--yes" }, env = env,
+      cwd = project }).status)
+    assert.equal(300, core.json.decode(run("task", "prune-jobs", "--yes", "--json")).deleted)
+    assert.equal(before - 300, db:value "SELECT count(*) FROM workflow_jobs")
+    db:exec "DELETE FROM workflow_jobs WHERE payload = '{}'"
+  end)
+
+  it("move finished executions and their jobs into S3, one object a day", function()
+    run("task", "seed", "--executions", "400", "--days", "10", "--until", "2026-01-10T00:00:00Z")
+    local days = db:value "SELECT count(DISTINCT date_trunc('day', completed_at, 'UTC')) FROM executions"
+    local before = db:value "SELECT count(*) FROM executions WHERE completed_at < '2026-01-10'"
+    run(EXAMPLES .. "archive.lua", "--older-than", "30d", "--prefix", "moved")
+    assert.equal(0, db:value "SELECT count(*) FROM executions WHERE completed_at < '2026-01-10'")
+    assert.equal(0, db:value "SELECT count(*) FROM workflow_jobs WHERE payload ->> 'handler' = 'seed'")
+    local counted = run("-e", [[
+      local objects, rows = 0, 0
+      for object in blobs:list { prefix = "moved/" } do
+        local reader <close> = blobs:reader(object.key, { decompress = "zstd" })
+        local pieces = {}
+        for piece in reader do pieces[#pieces + 1] = piece end
+        objects = objects + 1
+        for line in table.concat(pieces):gmatch "[^\n]+" do
+          local row = nebula.json.decode(line)
+          assert(row.jobs[1].execution_id == row.execution.id)
+          rows = rows + 1
+        end
+      end
+      print(objects, rows)
+    ]])
+    assert.equal(("%d\t%d\n"):format(days, before), counted)
+  end)
+
+  it("post yesterday's failures to a chat", function()
+    local hook <close> = http_proxy.start()
+    hook:rules { { ["do"] = "answer", status = 200 } }
+    env.NEBULA_HOOK = hook.url .. "/chat"
+    assert.equal("", run(EXAMPLES .. "failures.lua"))
+    assert.same({}, hook:log())
+    run("-e", [[
+      local workflow = storage:save_workflow { name = "billing", definition = {} }
+      local one = storage:create_execution { workflow_id = workflow.id }
+      storage:transition_execution(one.id, "running")
+      storage:transition_execution(one.id, "failed", { error = "no card" })
+    ]])
+    run(EXAMPLES .. "failures.lua")
+    assert.same({ text = "    1  billing: no card" }, core.json.decode(hook:log()[1].body))
   end)
 end)
