@@ -243,23 +243,26 @@ static bool is_alone(const pg_request *r) {
   return conn->held || r->alone || (only && r->pool->options.statement_cache > 0);
 }
 
+/* The request ends before its statement is cancelled: what comes until then is for nobody. */
 static void on_deadline(void *data) {
   pg_request *r = data;
-  r->timer = NULL;
   pg_pool *self = r->pool;
   bool waiting = r->queue == &self->waiting;
-  bool sent = r->queue != NULL && r->conn != NULL && r->queue == &r->conn->sent;
-  bool unsent = r->queue != NULL && r->conn != NULL && r->queue == &r->conn->pending;
+  bool unsent = r->conn != NULL && r->queue == &r->conn->pending;
+  r->timer = NULL;
+  r->refs++; /* its end may close the connection, which then lets go of it */
   if (waiting)
     leave_queue(self, r);
   else if (unsent)
     pg_queue_remove(r);
-  else if (sent && is_alone(r))
-    pg_pool_cancel(self, r->conn);
-  else if (sent)
-    pg_pool_watch_overdue(self, r->conn);
   pg_request_finish(r, PG_OUTCOME_TIMEOUT, NULL);
-  if (waiting || unsent) pg_request_release(r);
+  if (waiting || unsent)
+    pg_request_release(r);
+  else if (r->conn != NULL && is_alone(r))
+    pg_pool_cancel(self, r->conn);
+  else if (r->conn != NULL)
+    pg_pool_watch_overdue(self, r->conn);
+  pg_request_release(r);
 }
 
 static void set_deadline(pg_pool *self, pg_request *r) {

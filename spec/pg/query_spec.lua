@@ -175,6 +175,21 @@ describe("pg queries", function()
     one:close()
   end)
 
+  it("tells a reader who is behind of its deadline, and keeps the connection", function()
+    local sql = "SELECT repeat('x', 1000) AS x FROM generate_series(1, 100000)"
+    local before, read = db:stats().closed, 0
+    local err = failure(function()
+      for _ in db:rows { sql, deadline = 0.2 } do
+        read = read + 1
+        if read == 1 then task.sleep(0.5) end -- the stream is full, and the deadline passes
+      end
+    end)
+    assert.equal("timeout", err.kind, err.message)
+    assert.is_true(read < 100000)
+    assert.equal(1, db:value "SELECT 1")
+    assert.equal(before, db:stats().closed)
+  end)
+
   it("gives a stream with a deadline its own rows alone", function()
     local got = {}
     for row in db:rows({ "SELECT $1::int + i AS x FROM generate_series(1, 3) AS i", deadline = 60 }, 10) do
