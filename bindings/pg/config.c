@@ -205,7 +205,8 @@ bool pg_config_verifies_by_default(const pg_config *self) {
   return self->verifies;
 }
 
-/* Keeps the parameters of a list that are set; `env` takes only what the list before lacked. */
+/* Keeps the parameters of a list that are set, unless they are known already; of libpq's defaults
+ * those alone that say where to connect. */
 static bool take(pg_config *self, const PQconninfoOption *list, bool defaults) {
   for (const PQconninfoOption *o = list; o->keyword != NULL; o++) {
     if (o->val == NULL || *o->val == '\0' || find(self, o->keyword) != NULL) continue;

@@ -23,7 +23,7 @@ bool pg_conn_settled(const pg_conn *self) {
 /* Ends a request and gives up the connection's reference. */
 static void retire(pg_request *r, pg_outcome outcome, const char *message) {
   if (r->queue != NULL) pg_queue_remove(r);
-  if (!r->finished || r->kind != PG_REQUEST_ACQUIRE) r->conn = NULL;
+  r->conn = NULL;
   pg_request_finish(r, outcome, message);
   pg_request_release(r);
 }
@@ -128,12 +128,6 @@ static naming name_statement(pg_conn *self, pg_request *r) {
   /* A second try brings its own Parse: a neighbour's may be stale again before this one runs. */
   if (self->prepared == NULL || r->unprepared || r->retried) return UNNAMED;
   const pg_prepared_entry *entry = pg_prepared_find(self->prepared, s);
-  if (entry != NULL && r->retried) { /* what a neighbour prepared meanwhile may be stale again */
-    uint32_t name = entry->name;
-    pg_prepared_forget(self->prepared, s, name);
-    if (!send_deallocate(self, name)) return NO_MEMORY;
-    entry = NULL;
-  }
   naming how = entry != NULL ? NAMED : NEW;
   if (entry == NULL) entry = pg_prepared_add(self->prepared, r->statement, &evicted);
   if (entry == NULL) return NO_MEMORY;

@@ -73,7 +73,7 @@ struct pg_conn {
   uint64_t serial;
   bool rolling;    /* a ROLLBACK runs before it is given back */
   char begin[280]; /* sent in front of the next request, in its segment: "A;B" are two statements */
-  uint64_t created_ms, idle_ms, held_ms, expires_ms, settled_ns;
+  uint64_t idle_ms, held_ms, expires_ms, settled_ns;
   pg_conn **held_by; /* the holder's pointer, cleared where the connection is lost */
   uint64_t holder;   /* the task that holds it */
   char where[64];    /* where it was taken */

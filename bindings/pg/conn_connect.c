@@ -211,8 +211,7 @@ static void on_flush(void *data) {
     pg_conn_process(self);
     return;
   }
-  int reading = self->paused ? 0 : UV_READABLE;
-  pg_conn_watch(self, left > 0 ? UV_WRITABLE | UV_READABLE : reading);
+  pg_conn_watch(self, (left > 0 ? UV_WRITABLE : 0) | (self->paused ? 0 : UV_READABLE));
   const pg_request *head = self->sent.first;
   if (left == 0 && head != NULL && head->copy != NULL && head->copy->in)
     pg_copy_tell(self->sent.first);
@@ -232,7 +231,6 @@ pg_conn *pg_conn_open(loop *on, const pg_config *config, const pg_conn_events *e
   self->config = config;
   self->events = events;
   self->pool = pool;
-  self->created_ms = uv_now(&on->uv);
   self->reap = (loop_deferred){.run = on_reap, .data = self};
   self->hosts = pg_config_hosts(config);
   self->first_host = first_host;

@@ -190,7 +190,7 @@ static void end_head(pg_conn *self) {
     self->evict = true;
     outcome = PG_OUTCOME_UNKNOWN;
   }
-  if (r->kind != PG_REQUEST_ACQUIRE) r->conn = NULL;
+  r->conn = NULL;
   pg_request_finish(r, outcome, outcome == PG_OUTCOME_UNKNOWN ? self->error : NULL);
   pg_request_release(r);
 }

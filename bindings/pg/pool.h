@@ -80,10 +80,10 @@ void pg_pool_submit_to(pg_pool *self, pg_conn *conn, pg_request *request);
  * (NULL from then on). NULL where it was lost already. */
 pg_conn *pg_pool_take(pg_request *acquired, pg_conn **holder);
 
-/* Returns a held connection. What still runs there, or an open transaction, is ended first. */
+/* Takes a held connection back. What still runs there, or an open transaction, is ended first. */
 void pg_pool_give_back(pg_pool *self, pg_conn *conn);
 
-/* How many connections the task holds; every one of the pool's? */
+/* The task holds every connection that the pool may open: it would wait for itself. */
 bool pg_pool_would_deadlock(const pg_pool *self, uint64_t task);
 
 /* Lists who holds connections: "a.lua:12 for 3.2 s, ...". */

@@ -157,7 +157,7 @@ static void settle(pg_pool *self, pg_conn *conn) {
   uint64_t now = uv_now(&self->loop->uv);
   bool spare = self->count > self->options.max_connections; /* it became smaller */
   if (self->closed || conn->evict || spare || now >= conn->expires_ms || !pg_conn_settled(conn)) {
-    pg_conn_close(conn, PG_OUTCOME_CLOSED, "the pool was closed");
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "it is not used again");
     return;
   }
   if (conn->dirty) {

@@ -271,10 +271,6 @@ void pg_prepared_forget(pg_prepared *self, const pg_statement *statement, uint32
   if (e != NULL && e->name == name) entry_drop(self, e);
 }
 
-size_t pg_prepared_count(const pg_prepared *self) {
-  return self->count;
-}
-
 pg_name pg_statement_name(uint32_t name) {
   pg_name out = {""};
   if (name != 0) snprintf(out.text, sizeof out.text, "nebula_%u", name);

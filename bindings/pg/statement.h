@@ -84,7 +84,6 @@ void pg_prepared_learn(pg_prepared *self, const pg_statement *statement, uint32_
 /* Drops the statement's entry, unless it goes by another name meanwhile. */
 void pg_prepared_forget(pg_prepared *self, const pg_statement *statement, uint32_t name);
 void pg_prepared_clear(pg_prepared *self);
-size_t pg_prepared_count(const pg_prepared *self);
 
 /* "nebula_<name>", what a statement is prepared under; empty for 0. */
 typedef struct pg_name {

@@ -1,5 +1,4 @@
-/* types.h: the object ids of PostgreSQL's own types, which never change, and what is made of each.
- */
+/* types.h: the object ids of PostgreSQL's own types, which never change. */
 #ifndef NEBULA_PG_TYPES_H
 #define NEBULA_PG_TYPES_H
 
