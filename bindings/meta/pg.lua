@@ -19,6 +19,8 @@
 --- arrays                         | table 1..n in each dimension, `nebula.null` for NULL elements
 --- NULL                           | absent in a row, nil as a value
 ---
+---`pool:decoder` gives a type a reader of your own.
+---
 ---Parameters ($1, $2, ...) are always bound, never pasted: nil and `nebula.null` are NULL, strings go
 ---as they are (bytes where the parameter is a bytea), a table becomes an array or JSON by the type of
 ---its parameter. A string for a json parameter is JSON text; `pg.json("x")` is the JSON string.
@@ -224,6 +226,19 @@ function pool:acquire(options) end
 ---@param options? nebula.pg.listen_options
 ---@return nebula.pg.Listener
 function pool:listen(channel, fn, options) end
+
+---Has `fn(text)` make the value of a type wherever this pool reads one, also in arrays of the type: in
+---a result, a stream, a transaction, from statements that are sent afterwards. `text` is the server's
+---own, exact; nil counts as NULL. Any type may have one, those with a reader of the pool's own
+---(numeric, timestamptz) as well; its results then come as text. `fn = nil` takes it away.
+---`fn` runs when the statement has ended: it cannot wait, and what it raises is raised by the call
+---(`script`, with the column's name, where it is no error object), though the statement was done.
+---Waits: the server is asked for the type's number, which a type that is dropped and made again
+---changes. Raises `validation` for a name that the server does not know or that is a domain's, `limit`
+---for more than 64 types.
+---@param type string as in SQL: "point", "myschema.mood", "timestamp with time zone"
+---@param fn nil|fun(text: string): any
+function pool:decoder(type, fn) end
 
 ---Counts: connections, idle, busy, held, connecting, waiting now; opened, closed, failed, requests,
 ---waited, timeouts, pipelined since the start.

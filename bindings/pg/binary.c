@@ -29,11 +29,11 @@ static worth worth_of(Oid type) {
   }
 }
 
-bool pg_binary_pays(const PGresult *result) {
+bool pg_binary_pays(const PGresult *result, const pg_text_types *as_text) {
   bool pays = false;
   for (int i = 0; i < PQnfields(result); i++) {
     worth w = worth_of(PQftype(result, i));
-    if (w == UNKNOWN) return false;
+    if (w == UNKNOWN || pg_text_types_find(as_text, PQftype(result, i)) != NULL) return false;
     pays = pays || w == PAYS;
   }
   return pays;

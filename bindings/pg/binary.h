@@ -1,6 +1,6 @@
 /* binary.h: results in the binary format: where they pay, and what their bytes mean.
  *
- * The format is one for all columns of a result, so it is chosen where every column has a decoder
+ * The format is one for all columns of a result, so it is chosen where every column has a reader
  * here and at least one of them is dear to read as text. float4 has none: its text is the shortest
  * decimal, which the bytes do not tell. Any thread. */
 #ifndef NEBULA_PG_BINARY_H
@@ -10,11 +10,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <libpq-fe.h>
+#include "pg/text_types.h"
 
 enum { PG_TIMESTAMP_MOST = 48 };
 
-/* Whether results with these columns are better fetched in binary. */
-bool pg_binary_pays(const PGresult *result);
+/* Whether results with these columns are better fetched in binary; never, where one is of the types
+ * that somebody reads from its text. */
+bool pg_binary_pays(const PGresult *result, const pg_text_types *as_text);
 
 /* An integer of 1 to 8 bytes in network order, with its sign. */
 int64_t pg_binary_integer(const char *data, size_t length);

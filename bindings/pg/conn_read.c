@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include "pg/binary.h"
 #include "pg/copy.h"
 #include "pg/pool.h"
 
@@ -132,7 +133,8 @@ static void take_result(pg_conn *self, pg_request *r, PGresult *result) {
   }
   int step = r->seen++;
   if (own && r->parse_step >= 0 && r->name != 0 && !is_error(result))
-    pg_prepared_learn(self->prepared, r->statement, r->name, result);
+    pg_prepared_learn(self->prepared, r->statement, r->name,
+                      pg_binary_pays(result, pg_pool_text_types(self->pool)));
   if (status == PGRES_FATAL_ERROR || status == PGRES_BAD_RESPONSE) {
     note_error(self, r, result);
     return;

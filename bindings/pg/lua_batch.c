@@ -132,10 +132,13 @@ static void check_whole(lua_State *L, batch *self) {
   lua_error(L);
 }
 
-static int decode(lua_State *L) {
-  const PGresult *result = lua_touserdata(L, 1);
+static int decode(lua_State *L) { // stack: pool, result
+  const lua_pg_pool *pool = lua_touserdata(L, 1);
+  const PGresult *result = lua_touserdata(L, 2);
   lua_settop(L, 0);
-  return lua_pg_decode(L, result, LUA_PG_QUERY);
+  lua_pg_decode(L, pool, result, LUA_PG_QUERY);
+  if (lua_pg_push_plan(L, pool, result, LUA_PG_QUERY)) lua_pg_run_plan(L, LUA_PG_QUERY);
+  return 1;
 }
 
 /* Pushes what item i returned, and whether that is rows and no error. Rows that cannot be read
@@ -146,8 +149,9 @@ static bool push_result(lua_State *L, batch *self, size_t i) {
     return false;
   }
   lua_pushcfunction(L, decode);
+  lua_pushlightuserdata(L, ((lua_pg_session *)lua_touserdata(L, SESSION))->pool);
   lua_pushlightuserdata(L, self->items[i].request->result);
-  if (lua_pcall(L, 1, 1, 0) == LUA_OK) return true;
+  if (lua_pcall(L, 2, 1, 0) == LUA_OK) return true;
   if (lua_istable(L, -1)) set_index(L, i);
   if (self->transaction || !lua_istable(L, -1)) lua_error(L); /* Lua's own: no memory */
   return false;

@@ -21,12 +21,12 @@ void lua_pg_gather_prepare(lua_State *L, pg_request *request) {
 }
 
 /* An error leaves the row where it is, to be freed with the request. */
-static void take_rows(lua_State *L, pg_request *r) {
+static void take_rows(lua_State *L, const lua_pg_pool *pool, pg_request *r) {
   lua_Integer count = (lua_Integer)(r->rows_seen - r->rows_count);
   const PGresult *row;
   while ((row = pg_request_peek_row(r)) != NULL) {
     if (count == 0) lua_pg_push_names(L, row);
-    lua_pg_push_row(L, row, 0, NAMES);
+    lua_pg_push_row(L, pool, row, 0, NAMES);
     lua_rawseti(L, LIST, ++count);
     PQclear(pg_request_next_row(r));
     if (r->rows_count == 0 && r->conn != NULL) pg_conn_resume(r->conn);
@@ -38,7 +38,7 @@ int lua_pg_gathered(lua_State *L, int status, lua_KContext context) {
   pg_request *r = (pg_request *)context;
   lua_pg_pool *pool = lua_pg_pool_of_call(L);
   lua_pg_keep_decoding(pool, r);
-  take_rows(L, r);
+  take_rows(L, pool, r);
   pool->decoding = NULL;
   if (!r->finished) {
     task_ticket ticket = lua_pg_ticket(L, r, lua_tostring(L, lua_upvalueindex(2)));
@@ -49,7 +49,9 @@ int lua_pg_gathered(lua_State *L, int status, lua_KContext context) {
   lua_settop(L, LIST);
   lua_pg_keep_decoding(pool, r);
   lua_pg_describe_rows(L, r->result);
+  bool unfinished = lua_pg_push_plan(L, pool, r->result, LUA_PG_QUERY);
   pool->decoding = NULL;
   pg_request_release(r);
+  if (unfinished) lua_pg_run_plan(L, LUA_PG_QUERY);
   return 1;
 }

@@ -20,7 +20,8 @@ typedef struct lua_pg_pool {
   json_buffer buffer;
   size_t max_bytes;
   double timeout;
-  lua_State *aside; /* kept by user value 1: where callbacks of the loop use Lua */
+  lua_State *aside; /* kept by user value 1: where callbacks of the loop use Lua. At its bottom are
+                     * the script's decoders */
   bool log_statements, log_values, trace;
   double slow_query; /* seconds; 0: none is too slow */
   double leak_after; /* seconds; 0: none is held for too long */
@@ -102,6 +103,9 @@ int lua_pg_session_close(lua_State *L);
 int lua_pg_pool_query(lua_State *L); /* upvalue 1: the shape, 2: the call's name */
 int lua_pg_session_query(lua_State *L);
 
+/* Raises where the task that asks holds every connection of the pool itself. */
+void lua_pg_check_own(lua_State *L, const lua_pg_pool *pool, const char *call);
+
 /* The pool that the running query, one, value or exec belongs to. */
 lua_pg_pool *lua_pg_pool_of_call(lua_State *L);
 
@@ -144,7 +148,16 @@ void lua_pg_open_wrappers(lua_State *L);
 
 /* ---- lua_values.c ---- */
 /* Pushes what the shape wants of the result. */
-int lua_pg_decode(lua_State *L, const PGresult *result, int shape);
+void lua_pg_decode(lua_State *L, const lua_pg_pool *pool, const PGresult *result, int shape);
+
+/* ---- lua_decoders.c ---- */
+/* Pushes what is left to be done by the script's own decoders for what the shape takes of such a
+ * result; false, and nothing is pushed, where they have no part in it. */
+bool lua_pg_push_plan(lua_State *L, const lua_pg_pool *pool, const PGresult *result, int shape);
+
+/* Does it to the value below the plan, which it pops. May run any Lua code. */
+void lua_pg_run_plan(lua_State *L, int shape);
+int lua_pg_pool_decoder(lua_State *L);
 
 /* ---- lua_fail.c ---- */
 /* Releases the request and raises what became of it. */

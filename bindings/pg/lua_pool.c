@@ -115,6 +115,8 @@ static int pg_connect(lua_State *L) {
   luaL_setmetatable(L, LUA_PG_POOL);
   self->aside = lua_newthread(L);
   lua_sethook(self->aside, NULL, 0, 0); /* a thread inherits its maker's */
+  lua_newtable(L);
+  lua_xmove(L, self->aside, 1);
   lua_setiuservalue(L, -2, 1);
   pg_pool_options options = {.max_connections = 100,
                              .statement_cache = 256,
@@ -211,6 +213,7 @@ int lua_open_pg(lua_State *L) {
                                      {"copy_out", lua_pg_pool_copy_out},
                                      {"listen", lua_pg_pool_listen},
                                      {"batch", lua_pg_pool_batch},
+                                     {"decoder", lua_pg_pool_decoder},
                                      {"stats", pool_stats},
                                      {"statements", lua_pg_pool_statements},
                                      {"resize", pool_resize},

@@ -141,6 +141,14 @@ static bool needs_types(const pg_statement *s, int nparams) {
   return nparams > 0 && !s->described;
 }
 
+void lua_pg_check_own(lua_State *L, const lua_pg_pool *pool, const char *call) {
+  if (!pg_pool_would_deadlock(pool->pool, task_current_id(L))) return;
+  err_raisef(L, ERR_POOL, "database",
+             "%s waits for a connection of the pool while this task holds all %d of them: use the "
+             "transaction's own handle, or raise max_connections",
+             call, (int)pg_pool_options_get(pool->pool)->max_connections);
+}
+
 static int query_done(lua_State *L, int status, lua_KContext context);
 
 static void submit(lua_pg_pool *pool, lua_pg_session *session, pg_request *r) {
@@ -189,12 +197,7 @@ static int start(lua_State *L, lua_pg_pool *pool, lua_pg_session *session, int s
   r->timeout = o.timeout;
   r->task = task_current_id(L);
   if (session == NULL && !resumed) lua_pg_check_room(L, pool, call);
-  if (session == NULL && pg_pool_would_deadlock(pool->pool, r->task))
-    err_raisef(
-        L, ERR_POOL, "database",
-        "%s waits for a connection of the pool while this task holds all %d of them: use the "
-        "transaction's own handle, or raise max_connections",
-        call, (int)pg_pool_options_get(pool->pool)->max_connections);
+  if (session == NULL) lua_pg_check_own(L, pool, call);
   if (shape == LUA_PG_ROWS && r->kind == PG_REQUEST_EXECUTE) {
     if (session != NULL && lua_pg_in_transaction(session)) return lua_pg_cursor_rows(L, session, r);
     int results = lua_pg_stream_rows(L, pool, r);
@@ -241,10 +244,12 @@ static int query_done(lua_State *L, int status, lua_KContext context) {
     return again(L, &before);
   }
   lua_pg_keep_decoding(pool, r);
-  int results = lua_pg_decode(L, r->result, shape);
+  lua_pg_decode(L, pool, r->result, shape);
+  bool unfinished = lua_pg_push_plan(L, pool, r->result, shape);
   pool->decoding = NULL;
   pg_request_release(r);
-  return results;
+  if (unfinished) lua_pg_run_plan(L, shape);
+  return 1;
 }
 
 int lua_pg_pool_query(lua_State *L) {

@@ -54,11 +54,12 @@ static int rows_close(lua_State *L) {
   return 0;
 }
 
-static int push_row(lua_State *L, const PGresult *result, int row) {
+/* Pushes the row, and its plan where that is true. */
+static bool push_row(lua_State *L, const rows *self, const PGresult *result, int row) {
   lua_settop(L, 1);
   lua_pg_push_names(L, result);
-  lua_pg_push_row(L, result, row, 2);
-  return 1;
+  lua_pg_push_row(L, self->pool, result, row, 2);
+  return lua_pg_push_plan(L, self->pool, result, LUA_PG_ONE);
 }
 
 static int end_rows(lua_State *L, rows *self) {
@@ -85,9 +86,10 @@ static int next_streamed(lua_State *L, int status, lua_KContext context) {
     return task_wait(L, ticket, lua_pg_abandon, r, 1, next_streamed);
   }
   if (r->rows_count == PG_REQUEST_ROWS / 2 && r->conn != NULL) pg_conn_resume(r->conn);
-  push_row(L, self->row, 0);
+  bool unfinished = push_row(L, self, self->row, 0);
   PQclear(self->row);
   self->row = NULL;
+  if (unfinished) lua_pg_run_plan(L, LUA_PG_ONE);
   return 1;
 }
 
@@ -107,8 +109,10 @@ static int fetched(lua_State *L, int status, lua_KContext context) {
 static int next_fetched(lua_State *L) {
   rows *self = lua_touserdata(L, 1);
   pg_request *r = self->request;
-  if (r->result != NULL && self->at < PQntuples(r->result))
-    return push_row(L, r->result, self->at++);
+  if (r->result != NULL && self->at < PQntuples(r->result)) {
+    if (push_row(L, self, r->result, self->at++)) lua_pg_run_plan(L, LUA_PG_ONE);
+    return 1;
+  }
   bool whole = self->cursor[0] == '\0'; /* the statement itself, read at once */
   if (whole || (r->copied_rows && PQntuples(r->result) < FETCH)) {
     if (!whole) close_cursor(self);

@@ -101,12 +101,25 @@ void lua_pg_push_text(lua_State *L, Oid type, const char *text, size_t length) {
     lua_pushlstring(L, text, length);
 }
 
-static void push_cell(lua_State *L, const PGresult *result, int row, int column) {
+/* The text of a type that the script decodes, in an array of the right shape. */
+static void push_undecoded(lua_State *L, const pg_text_type *type, Oid column, const char *text,
+                           size_t length) {
+  if (type->type == column)
+    lua_pushlstring(L, text, length);
+  else
+    lua_pg_push_array(L, PG_TEXT, text, length);
+}
+
+static void push_cell(lua_State *L, const pg_text_types *as_text, const PGresult *result, int row,
+                      int column) {
   Oid type = PQftype(result, column);
   const char *data = PQgetvalue(result, row, column);
   size_t length = (size_t)PQgetlength(result, row, column);
+  const pg_text_type *own = as_text->count > 0 ? pg_text_types_find(as_text, type) : NULL;
   if (PQfformat(result, column) == 1)
     lua_pg_push_binary(L, type, data, length);
+  else if (own != NULL)
+    push_undecoded(L, own, type, data, length);
   else
     lua_pg_push_text(L, type, data, length);
 }
@@ -118,13 +131,15 @@ void lua_pg_push_names(lua_State *L, const PGresult *result) {
     lua_pushstring(L, PQfname(result, i));
 }
 
-void lua_pg_push_row(lua_State *L, const PGresult *result, int row, int names) {
+void lua_pg_push_row(lua_State *L, const lua_pg_pool *pool, const PGresult *result, int row,
+                     int names) {
+  const pg_text_types *as_text = pg_pool_text_types(pool->pool);
   int n = PQnfields(result);
   lua_createtable(L, 0, n);
   for (int i = 0; i < n; i++) {
     if (PQgetisnull(result, row, i)) continue;
     lua_pushvalue(L, names + i);
-    push_cell(L, result, row, i);
+    push_cell(L, as_text, result, row, i);
     lua_rawset(L, -3);
   }
 }
@@ -160,34 +175,33 @@ void lua_pg_describe_rows(lua_State *L, const PGresult *result) {
   lua_setmetatable(L, -2);
 }
 
-int lua_pg_decode(lua_State *L, const PGresult *result, int shape) {
+void lua_pg_decode(lua_State *L, const lua_pg_pool *pool, const PGresult *result, int shape) {
   int rows = PQntuples(result);
   switch (shape) {
-  case LUA_PG_EXEC: lua_pushinteger(L, affected(result)); return 1;
+  case LUA_PG_EXEC: lua_pushinteger(L, affected(result)); return;
   case LUA_PG_VALUE_OF:
     if (rows == 0 || PQnfields(result) == 0 || PQgetisnull(result, 0, 0))
       lua_pushnil(L);
     else
-      push_cell(L, result, 0, 0);
-    return 1;
+      push_cell(L, pg_pool_text_types(pool->pool), result, 0, 0);
+    return;
   case LUA_PG_ONE:
     if (rows == 0) {
       lua_pushnil(L);
-      return 1;
+      return;
     }
     lua_pg_push_names(L, result);
-    lua_pg_push_row(L, result, 0, lua_gettop(L) - PQnfields(result) + 1);
-    return 1;
+    lua_pg_push_row(L, pool, result, 0, lua_gettop(L) - PQnfields(result) + 1);
+    return;
   default: break;
   }
   lua_createtable(L, rows, 0);
   int list = lua_gettop(L);
   lua_pg_push_names(L, result);
   for (int i = 0; i < rows; i++) {
-    lua_pg_push_row(L, result, i, list + 1);
+    lua_pg_push_row(L, pool, result, i, list + 1);
     lua_rawseti(L, list, i + 1);
   }
   lua_settop(L, list);
   lua_pg_describe_rows(L, result);
-  return 1;
 }

@@ -112,6 +112,21 @@ const pg_statement *pg_pool_newest_statement(const pg_pool *self) {
   return pg_statements_newest(self->statements);
 }
 
+bool pg_pool_read_as_text(pg_pool *self, Oid type, Oid array) {
+  if (!pg_text_types_add(&self->text_types, type, array)) return false;
+  for (size_t i = 0; i < self->count; i++)
+    if (self->conns[i]->prepared != NULL) pg_prepared_use_text(self->conns[i]->prepared);
+  return true;
+}
+
+void pg_pool_read_itself(pg_pool *self, Oid type) {
+  pg_text_types_remove(&self->text_types, type);
+}
+
+const pg_text_types *pg_pool_text_types(const pg_pool *self) {
+  return &self->text_types;
+}
+
 bool pg_conn_available(const pg_conn *conn) {
   return conn->state == PG_CONN_READY && !conn->held && !conn->evict && !conn->rolling &&
          !conn->cancelling;

@@ -18,6 +18,7 @@
 #include "pg/config.h"
 #include "pg/conn.h"
 #include "pg/request.h"
+#include "pg/text_types.h"
 
 typedef struct pg_pool_options {
   size_t max_connections, min_connections, max_waiting;
@@ -69,6 +70,12 @@ pg_statement *pg_pool_intern(pg_pool *self, const char *text, size_t length);
 
 /* The statement used last; the others follow by `older`. */
 const pg_statement *pg_pool_newest_statement(const pg_pool *self);
+
+/* Has the values of a type, and of its arrays, come as text from the next statement on, because the
+ * caller reads them itself; false where there are too many such types. And undoes that. */
+bool pg_pool_read_as_text(pg_pool *self, Oid type, Oid array);
+void pg_pool_read_itself(pg_pool *self, Oid type);
+const pg_text_types *pg_pool_text_types(const pg_pool *self);
 
 /* Hands a request in; its `done` is called later, never from inside this call. */
 void pg_pool_submit(pg_pool *self, pg_request *request);

@@ -27,6 +27,7 @@ struct pg_pool {
   pg_queue waiting;
   size_t waiting_alone; /* of them, those that need a connection of their own */
   pg_statements *statements;
+  pg_text_types text_types;
   pg_request *spare; /* requests to use again */
   size_t spares;
   pg_warn_fn *warn; /* NULL once it was told */

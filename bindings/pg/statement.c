@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "pg/binary.h"
 
 struct pg_statements {
   pg_statement **buckets;
@@ -261,9 +260,14 @@ pg_prepared_entry *pg_prepared_add(pg_prepared *self, pg_statement *statement, u
 }
 
 void pg_prepared_learn(pg_prepared *self, const pg_statement *statement, uint32_t name,
-                       const PGresult *result) {
+                       bool binary) {
   pg_prepared_entry *e = pg_prepared_find(self, statement);
-  if (e != NULL && e->name == name) e->binary = pg_binary_pays(result);
+  if (e != NULL && e->name == name) e->binary = binary;
+}
+
+void pg_prepared_use_text(pg_prepared *self) {
+  for (pg_prepared_entry *e = self->newest; e != NULL; e = e->older)
+    e->binary = false;
 }
 
 void pg_prepared_forget(pg_prepared *self, const pg_statement *statement, uint32_t name) {

@@ -76,10 +76,13 @@ pg_prepared_entry *pg_prepared_find(pg_prepared *self, const pg_statement *state
 /* Adds an entry. Where the cache is full, the oldest goes and *evicted is its name (0 if none). */
 pg_prepared_entry *pg_prepared_add(pg_prepared *self, pg_statement *statement, uint32_t *evicted);
 
-/* Chooses the format of the entry's results by the columns of this one. They do not change as long
- * as the server knows the name: a plan that would give others is refused as stale. */
+/* Chooses the format of the entry's results by the columns of one. They do not change as long as
+ * the server knows the name: a plan that would give others is refused as stale. */
 void pg_prepared_learn(pg_prepared *self, const pg_statement *statement, uint32_t name,
-                       const PGresult *result);
+                       bool binary);
+
+/* From now on all results come as text. */
+void pg_prepared_use_text(pg_prepared *self);
 
 /* Drops the statement's entry, unless it goes by another name meanwhile. */
 void pg_prepared_forget(pg_prepared *self, const pg_statement *statement, uint32_t name);
