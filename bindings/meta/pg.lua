@@ -31,7 +31,9 @@ local pg = {}
 ---@field url? string a postgresql:// URL or key=value text; PG* variables and password files apply below it.
 ---  Of several hosts the one that takes writes is used (`target_session_attrs`), with `read_only` any; a silent
 ---  one is left after 5 s or less. Off this machine `sslmode` is `verify-full` unless it is given, with the
----  system's authorities unless `sslrootcert` is
+---  system's authorities unless `sslrootcert` is, and a connection whose server is gone ends after a minute of
+---  silence (`keepalives_idle=30`, `keepalives_interval=10`, `keepalives_count=3`), or five with something unsent
+---  or unacknowledged (`tcp_user_timeout=300000`, milliseconds), unless they are given
 ---@field max_connections? integer (100); also `max_size`
 ---@field min_connections? integer (0) opened in the background and kept; also `min_idle`
 ---@field max_waiting? integer callers that may wait for a connection; one more is refused with `pool` (any number)

@@ -184,15 +184,41 @@ static const char *system_certificates(void) {
   return NULL;
 }
 
-/* Off this machine, the server has to prove who it is, unless the URL, the environment or a service
- * file has its own mind. */
-static bool pin_tls(pg_config *self) {
-  bool decided = find(self, "sslmode") != NULL || getenv("PGSSLMODE") != NULL ||
-                 find(self, "service") != NULL || getenv("PGSERVICE") != NULL;
+static bool is_all_local(const pg_config *self) {
   bool local = true;
   for (size_t i = 0; i < self->nhosts; i++)
     local = local && is_local(self, i);
-  if (decided || local) return true;
+  return local;
+}
+
+/* A service file has its own mind, which what is set here would overrule. */
+static bool has_service(const pg_config *self) {
+  return find(self, "service") != NULL || getenv("PGSERVICE") != NULL;
+}
+
+/* Off this machine, a server that is gone is found out in a minute of silence, where the system
+ * takes two hours. What was sent and never taken ends the connection only after five: a healthy
+ * server takes nothing while it waits for a lock in the middle of a COPY. */
+static bool pin_keepalive(pg_config *self) {
+  static const struct {
+    const char *keyword, *value;
+  } DEFAULTS[] = {{"keepalives_idle", "30"},
+                  {"keepalives_interval", "10"},
+                  {"keepalives_count", "3"},
+                  {"tcp_user_timeout", "300000"}};
+  if (is_all_local(self) || has_service(self)) return true;
+  for (size_t i = 0; i < sizeof DEFAULTS / sizeof *DEFAULTS; i++)
+    if (find(self, DEFAULTS[i].keyword) == NULL &&
+        !pg_config_set(self, DEFAULTS[i].keyword, DEFAULTS[i].value))
+      return false;
+  return true;
+}
+
+/* Off this machine, the server has to prove who it is, unless the URL, the environment or a service
+ * file has its own mind. */
+static bool pin_tls(pg_config *self) {
+  bool decided = find(self, "sslmode") != NULL || getenv("PGSSLMODE") != NULL || has_service(self);
+  if (decided || is_all_local(self)) return true;
   self->verifies = true;
   const char *certificates = system_certificates();
   bool given = find(self, "sslrootcert") != NULL || getenv("PGSSLROOTCERT") != NULL;
@@ -271,7 +297,8 @@ pg_config *pg_config_parse(const char *url, bool pin_by_options, bool read_only,
     defaults = PQconndefaults();
     ok = defaults != NULL && take(self, defaults, true);
   }
-  ok = ok && pin(self, pin_by_options, read_only) && split_hosts(self) && pin_tls(self);
+  ok = ok && pin(self, pin_by_options, read_only) && split_hosts(self) && pin_tls(self) &&
+       pin_keepalive(self);
   PQfreemem(complaint);
   PQconninfoFree(given);
   PQconninfoFree(defaults);

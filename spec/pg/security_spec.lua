@@ -94,6 +94,31 @@ describe("pg security", function()
     assert.is_true(ask({ host = address }).ssl) -- it has TLS: what is there is used
   end)
 
+  it("asks after a server on another machine that is silent, unless the URL says otherwise", function()
+    -- When the kernel will look after the client's end of the connection next, in seconds (proc(5): tcp).
+    local function next_probe(options)
+      local db <close> = pg.connect { url = url(options), max_connections = 1 }
+      local port = ("%04X"):format(db:value "SELECT inet_client_port()")
+      while true do -- the timer may stand for something unacknowledged at first
+        for line in io.lines "/proc/net/tcp" do
+          local kind, after = line:match("^ *%d+: %x+:" .. port .. " %x+:%x+ 01 %x+:%x+ (%x+):(%x+)")
+          if kind == "02" then return tonumber(after, 16) / 100 end
+        end
+        nebula.task.sleep(0.01)
+      end
+    end
+    local other = { host = "db.example", hostaddr = plain_address, sslmode = "disable" }
+    local after = next_probe(other)
+    assert.is_true(after <= 30, "the next look is in " .. after .. " s")
+    other.keepalives_idle = 900
+    after = next_probe(other)
+    assert.is_true(after > 30 and after <= 900, "the next look is in " .. after .. " s")
+    local file <close> = assert(io.open "/proc/sys/net/ipv4/tcp_keepalive_time")
+    local system = file:read "n"
+    after = next_probe { host = plain_address }
+    assert.is_true(after > system - 60 and after <= system, "the next look is in " .. after .. " s")
+  end)
+
   it("trusts the system's authorities where nobody named one", function()
     local function run(file)
       return host.run {
