@@ -56,7 +56,8 @@ end
 ---@return string[]
 function frames.directories()
   local runtime = os.getenv "XDG_RUNTIME_DIR"
-  local own = ("/tmp/nebula-%d"):format(system.ids().uid)
+  local temporary = os.getenv "TMPDIR"
+  local own = ("%s/nebula-%d"):format(temporary and temporary ~= "" and temporary or "/tmp", system.ids().uid)
   if runtime and runtime ~= "" and system.stat(runtime) then return { runtime .. "/nebula", own } end
   return { own }
 end

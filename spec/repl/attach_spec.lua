@@ -11,7 +11,7 @@ describe("nebula attach", function()
 
   lazy_setup(function()
     runtime = nebula.scratch()
-    env = { DATABASE_URL = postgres.database(), XDG_RUNTIME_DIR = runtime }
+    env = { DATABASE_URL = postgres.database(), XDG_RUNTIME_DIR = runtime, TMPDIR = runtime } -- no other worker's
     db = core.pg.connect { url = env.DATABASE_URL }
     local storage = require("nebula.storage").new { database_url = env.DATABASE_URL }
     storage:run_migrations()
@@ -127,7 +127,8 @@ describe("nebula attach", function()
     local answer = nebula.run { args = { "attach", "1" }, env = env }
     assert.equal(1, answer.status)
     assert.truthy(answer.stderr:find(tostring(worker.pid), 1, true))
-    answer = nebula.run { args = { "attach" }, env = { XDG_RUNTIME_DIR = nebula.scratch() } }
+    local nobody = nebula.scratch()
+    answer = nebula.run { args = { "attach" }, env = { XDG_RUNTIME_DIR = nobody, TMPDIR = nobody } }
     assert.equal(1, answer.status)
     assert.truthy(answer.stderr:find("no worker of this user runs here", 1, true))
   end)
