@@ -53,6 +53,23 @@ describe("the worker", function()
       storage.db:value "SELECT count(*) FROM workflow_jobs WHERE (result ->> 'n')::int = 2 * (payload ->> 'n')::int")
   end)
 
+  it("takes first what the policy's select ranks first, and leaves what it leaves out", function()
+    push(6)
+    local path = directory.make "select-policy" .. "/latest.lua"
+    nebula.fs.write(path, [[return { select = function(candidates)
+      local out = {}
+      for _, job in ipairs(candidates) do
+        if job.payload.n > 2 then out[#out + 1] = job end
+      end
+      table.sort(out, function(a, b) return a.payload.n > b.payload.n end)
+      return out
+    end }]])
+    local order = {}
+    work(function(_, job) order[#order + 1] = job.payload.n end, { policy = path, concurrency = 1, connections = 1 })
+    assert.same({ 6, 5, 4, 3 }, order)
+    assert.same({ completed = 4, pending = 2 }, statuses())
+  end)
+
   it("writes one row version for a short job", function()
     push(100)
     work(function() end)

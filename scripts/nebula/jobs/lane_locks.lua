@@ -34,11 +34,13 @@ local LOCK = [[
   ) c
 ]]
 
+-- No JOIN: of what is joined, ctid is not known without its table's name.
 local CHOSEN = ([[
   SELECT %s
-  FROM unnest($1::tid[], $2::uuid[]) d (place, job)
-  JOIN workflow_jobs ON workflow_jobs.ctid = d.place AND workflow_jobs.id = d.job
-  WHERE status = 'pending'
+  FROM unnest($1::tid[], $2::uuid[]) d (place, job), workflow_jobs
+  WHERE workflow_jobs.ctid = d.place
+  AND workflow_jobs.id = d.job
+  AND status = 'pending'
   FOR UPDATE OF workflow_jobs SKIP LOCKED
 ]]):format(claim.COLUMNS)
 
