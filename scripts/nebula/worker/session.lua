@@ -27,7 +27,7 @@ local LEASE_AFTER = 0.2 -- seconds
 local SHORT, LONG = 0.025, 0.1 -- a batch within SHORT grows, beyond LONG shrinks
 local FIRST_BATCH = 32
 local FIRST_WAIT = 0.01 -- of an empty queue, doubled up to `poll`
-local RETRY_SECONDS, LONGEST_RETRY = 0.2, 5 -- of a lost connection
+local RETRY_SECONDS, LONGEST_RETRY = 0.2, 5 -- of a connection that was lost, or whose claims fail
 local SUSPECT_SECONDS = 1 -- between two looks for suspects
 local HELD_BACK_SECONDS = 5 -- where those that there are may not run now
 local LOST_LATE = 2 * LEASE_AFTER -- a batch lost after this computed while it should have become leases
@@ -394,7 +394,7 @@ local function serve(self)
   local conn <close> = worker.db:acquire()
   self.conn = conn
   if not worker.pooled then conn:batch(claim.session(worker.settings.lease, false), { transaction = false }) end
-  self.connected, self.begun = true, true
+  self.begun = true
   while true do
     if not self.batch then look_for_suspects(self) end
     local n = self:wanted()
@@ -408,6 +408,7 @@ local function serve(self)
       end
     else
       local rows, leased = exchange(self, n)
+      self.answered = true
       if rows and #rows > 0 then
         self.idle_wait = FIRST_WAIT
         run_batch(self, rows, n, leased)
@@ -422,7 +423,7 @@ end
 function Session:run()
   local wait = RETRY_SECONDS
   while true do
-    self.connected, self.resting = false, false
+    self.answered, self.resting = false, false
     local _, err = try(serve, self)
     if self.batch then
       lose(self, self.batch)
@@ -432,7 +433,7 @@ function Session:run()
     if not err then return end
     self.worker.log.warn("a claim connection failed", { error = err.message or tostring(err), retry_in = wait })
     if self.worker.stopping then return end
-    wait = self.connected and RETRY_SECONDS or math.min(wait * 2, LONGEST_RETRY)
+    wait = self.answered and RETRY_SECONDS or math.min(wait * 2, LONGEST_RETRY)
     nebula.task.sleep(wait)
   end
 end
