@@ -164,7 +164,7 @@ local function fire_and_tell(storage, entry, log)
   local fired, err = nebula.try(function() return { periodic.fire(storage, entry) } end)
   if err then
     log.warn("a periodic job could not be pushed", { periodic = entry.name, error = err.message or tostring(err) })
-    return RETRY_SECONDS
+    return err.kind == "policy" and LOOK_SECONDS or RETRY_SECONDS -- a refusal stands until somebody changes something
   end
   local ids, wait = fired[1], fired[2]
   if #ids > 0 then
