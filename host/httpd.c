@@ -12,6 +12,7 @@
 #include <string.h>
 #include <microhttpd.h>
 
+static const char ENDING[] = "ending\n";
 enum { MOST_CONNECTIONS = 64, IDLE_SECONDS = 30, MOST_HEADERS = 16 };
 
 struct httpd_request {
@@ -33,6 +34,7 @@ struct httpd {
   struct MHD_Daemon *daemon;
   uv_poll_t poll;
   uv_timer_t timer;
+  bool ending; /* no request is taken any longer */
   int closing; /* handles that have still to close */
   size_t max_body;
   httpd_request *first, *last; /* every request that is connected, the oldest first */
@@ -106,13 +108,13 @@ static void append(httpd_request *self, const char *bytes, size_t length) {
 }
 
 static void respond(httpd_request *self, unsigned status, const char *body, size_t length) {
+  self->status = status;
   struct MHD_Response *response =
       MHD_create_response_from_buffer(length, (void *)(uintptr_t)body, MHD_RESPMEM_MUST_COPY);
   if (response == NULL) return;
   for (size_t i = 0; i < self->header_count; i++)
     MHD_add_response_header(response, self->headers[i].name, self->headers[i].value);
   self->response = response;
-  self->status = status;
 }
 
 static void respond_text(httpd_request *self, unsigned status, const char *text) {
@@ -136,8 +138,11 @@ static enum MHD_Result handle(void *data, struct MHD_Connection *connection, con
     *upload_size = 0;
     return MHD_YES;
   }
-  if (self->response == NULL && self->too_long) {
+  if (self->status == 0 && self->too_long) {
     respond_text(self, MHD_HTTP_CONTENT_TOO_LARGE, "the body is too long\n");
+  }
+  if (self->status == 0 && server->ending) {
+    respond_text(self, MHD_HTTP_SERVICE_UNAVAILABLE, ENDING);
   }
   if (self->response == NULL && self->status != 0) return MHD_NO; /* no memory for the answer */
   if (self->response != NULL) return MHD_queue_response(connection, self->status, self->response);
@@ -236,7 +241,6 @@ void httpd_answer(httpd_request *request, unsigned status, const char *body, siz
     return;
   }
   respond(request, status, body, length);
-  request->status = status;
   MHD_resume_connection(request->connection);
   uv_timer_start(&server->timer, timed_out, 0, 0);
 }
@@ -309,19 +313,21 @@ httpd *httpd_open(uv_loop_t *loop, const char *host, unsigned short port, size_t
   return self;
 }
 
+/* libmicrohttpd ends the program where it is stopped with a request suspended: one that is only
+ * read in its last turn is answered at once. */
 void httpd_close(httpd *self) {
+  self->ending = true;
   httpd_request *after;
   for (httpd_request *request = self->first; request != NULL; request = after) {
     after = request->after;
     if (!request->queued && !request->held) continue;
     request->queued = false;
-    respond_text(request, MHD_HTTP_SERVICE_UNAVAILABLE, "ending\n");
+    respond_text(request, MHD_HTTP_SERVICE_UNAVAILABLE, ENDING);
     MHD_resume_connection(request->connection);
   }
   MHD_run(self->daemon); /* resumed, and answered where the socket takes it at once */
-  uv_poll_stop(&self->poll);
-  MHD_stop_daemon(self->daemon);
   self->closing = 2;
   uv_close((uv_handle_t *)&self->poll, handle_closed);
   uv_close((uv_handle_t *)&self->timer, handle_closed);
+  MHD_stop_daemon(self->daemon);
 }

@@ -1,6 +1,8 @@
 -- nebula.httpd: requests, answers, and what a client sees when there is none.
 local httpd = require "nebula.httpd"
+local child = require "spec.support.child"
 local nebula = require "nebula"
+local program = require "spec.support.nebula"
 
 describe("nebula.httpd", function()
   local server, url
@@ -77,6 +79,38 @@ describe("nebula.httpd", function()
     assert.matches("Address already in use", err.message)
     _, err = nebula.try(httpd.listen, { host = "example.org" })
     assert.matches("not a numeric address", err.message)
+  end)
+
+  it("ends also where a request has come that it has not read", function()
+    local turned, sent = program.scratch() .. "/turned", program.scratch() .. "/sent"
+    local serving = program.spawn { stdout = "pipe", stderr = "pipe", args = { "-e", ([[
+      local server = require("nebula.httpd").listen {}
+      print(server:port())
+      io.stdout:flush()
+      server:accept():answer { body = "first\n" }
+      while not nebula.fs.exists %q do nebula.task.sleep(0.001) end
+      for _ = 1, 100 do nebula.task.sleep(0) end -- turns of the loop, after which the server has nothing to do
+      print "the loop stands still"
+      io.stdout:flush()
+      repeat until io.open %q -- in which nothing turns
+      server:close()
+      print "closed"]]):format(turned, sent) } }
+    local client = child.spawn { stdin = "pipe", stdout = "pipe", file = "bash", args = { "-c", ([[
+      exec 3<>/dev/tcp/127.0.0.1/%d
+      ask() { printf 'GET / HTTP/1.1\r\nHost: here\r\n\r\n' | cat >&3; } # in one write
+      ask; sed -un '/first/q' <&3; echo answered; read; ask; echo sent; cat <&3]])
+      :format(serving:read():match "%d+") } }
+    assert.equal("answered\n", client:read())
+    nebula.fs.write(turned, "")
+    assert.equal("the loop stands still\n", serving:read())
+    client:write "ask\n"
+    assert.equal("sent\n", client:read())
+    nebula.fs.write(sent, "")
+    local said, complained = serving:read_all()
+    assert.equal("closed\n", said, complained)
+    assert.equal(0, serving:wait(20).status)
+    client:kill()
+    client:wait()
   end)
 
   it("outlives clients that go away, and a task that stops waiting", function()
