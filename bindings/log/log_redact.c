@@ -40,21 +40,40 @@ static bool is_value_end(char c) {
   return (unsigned char)c <= ' ' || strchr("&\"'`,;)]}<>", c) != NULL;
 }
 
-/* The end of the secret value at `at`: quoted text whole, else up to a separator. */
+/* The length of the quote at `at`, which may be escaped itself (in text within JSON); 0: none. */
+static size_t quote_length(const char *at, const char *end) {
+  size_t escape = at < end && *at == '\\';
+  bool quote = at + escape < end && (at[escape] == '"' || at[escape] == '\'');
+  return quote ? escape + 1 : 0;
+}
+
+/* Behind the quoted text at `at`, whose quote has `size` bytes. */
+static const char *quoted_end(const char *at, const char *end, size_t size) {
+  const char *quote = at;
+  at += size;
+  while (at < end && !((size_t)(end - at) >= size && memcmp(at, quote, size) == 0))
+    at += *at == '\\' && at + 1 < end ? 2 : 1;
+  return at < end ? at + size : end;
+}
+
+/* The end of the secret value at `at`: up to a separator; quoted text whole, with what is joined to
+ * it (where CSV or SQL doubles the quotes, `""text""` and `"te""xt"`). */
 static const char *value_end(const char *at, const char *end, bool to_line_end) {
   if (to_line_end) {
     while (at < end && *at != '\n' && *at != '\r' && *at != '"')
       at++;
     return at;
   }
-  if (at < end && (*at == '"' || *at == '\'')) {
-    char quote = *at++;
-    while (at < end && *at != quote)
-      at += *at == '\\' && at + 1 < end ? 2 : 1;
-    return at < end ? at + 1 : end;
+  const char *quote = at;
+  size_t size = quote_length(at, end);
+  while (at < end) {
+    if (size > 0 && (size_t)(end - at) >= size && memcmp(at, quote, size) == 0)
+      at = quoted_end(at, end, size);
+    else if (!is_value_end(*at))
+      at++;
+    else
+      break;
   }
-  while (at < end && !is_value_end(*at))
-    at++;
   return at;
 }
 

@@ -78,11 +78,14 @@ describe("nebula.log", function()
           Authorization = s, cookie = s, nested = { deep = { { session_token = s } } },
             [ "x-amz-signature" ] = { s } })
         log.info("Authorization: Bearer " .. s .. " " .. s)
+        log.info('a line of CSV: 1,"say password=""' .. s .. '"" now"')
+        log.info('within JSON: "password=\\"' .. s .. " " .. s .. '\\""')
+        log.info("of SQL: password='a''" .. s .. "'")
         log.info('sent {"password": "' .. s .. '", "n": 1}', { e = require("nebula").error { kind = "io",
           message = "https://u:" .. s .. "@h" } })
         log.with { secret = s }.with { a = "://a:" .. s .. "@b" }.error("x")
       ]]):format(SECRET))
-      assert.equal(6, #lines, result.stderr)
+      assert.equal(9, #lines, result.stderr)
       assert.is_nil(result.stderr:find(SECRET, 1, true), result.stderr)
       assert.truthy(result.stderr:find("postgres://nebula:***@db/x?sslmode=require&password=***", 1, true))
     end
