@@ -3,17 +3,19 @@
  *   local server = socket.listen(path)     -- the file is made, and taken away by close
  *   local peer = server:accept()           -- waits
  *   local peer = socket.connect(path)      -- waits
- *   peer:read() -> bytes | nil at the end; peer:write(bytes); peer:flush(), which waits until all
- *   of it is sent; peer:user() -> uid; peer:close()
+ *   peer:read() -> bytes | nil at the end; peer:write(bytes) -> the bytes that are still to be
+ * sent; peer:flush(), which waits until all of it is sent; peer:user() -> uid; peer:close()
  *
  * A stream lives in memory of its own until libuv has closed its handle; the userdata points to it.
  * Of each stream one task at a time may wait in a call. */
 #include "lua_host.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <uv.h>
 #include <lauxlib.h>
 #include "async/task.h"
@@ -107,8 +109,18 @@ static void on_connection(uv_stream_t *server, int status) {
   wake(self);
 }
 
-static int socket_listen(lua_State *L) {
+/* libuv would cut a longer path off, and so name another file. */
+static const char *check_path(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
+  enum { LONGEST = sizeof((struct sockaddr_un *)NULL)->sun_path - 1 };
+  if (strlen(path) > LONGEST) {
+    err_raisef(L, ERR_CONFIG, NULL, "%s: a socket's path has at most %d bytes", path, LONGEST);
+  }
+  return path;
+}
+
+static int socket_listen(lua_State *L) {
+  const char *path = check_path(L);
   stream *self = stream_push(L);
   int rc = uv_pipe_bind(&self->pipe, path);
   if (rc == 0) rc = uv_listen((uv_stream_t *)&self->pipe, BACKLOG, on_connection);
@@ -119,8 +131,8 @@ static int socket_listen(lua_State *L) {
 static int accept_done(lua_State *L, int status, lua_KContext context) {
   (void)status, (void)context;
   stream *self = check(L, 1);
-  self->arrived = false;
   stream *peer = stream_push(L);
+  self->arrived = false;
   int rc = uv_accept((uv_stream_t *)&self->pipe, (uv_stream_t *)&peer->pipe);
   if (rc < 0) fail(L, "socket:accept", rc);
   return 1;
@@ -148,7 +160,7 @@ static int connect_done(lua_State *L, int status, lua_KContext context) { // sta
 }
 
 static int socket_connect(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
+  const char *path = check_path(L);
   lua_settop(L, 1);
   stream *self = stream_push(L);
   task_ticket ticket = wait_begin(L, self, "socket.connect");
@@ -187,7 +199,7 @@ static int read_done(lua_State *L, int status, lua_KContext context) {
 
 static int socket_read(lua_State *L) {
   stream *self = check(L, 1);
-  if (self->ended) return read_done(L, LUA_OK, 0);
+  if (self->ended || self->length > 0) return read_done(L, LUA_OK, 0);
   task_ticket ticket = wait_begin(L, self, "socket:read");
   int rc = uv_read_start((uv_stream_t *)&self->pipe, on_room, on_read);
   if (rc < 0) {
@@ -215,20 +227,24 @@ static void on_written(uv_write_t *request, int status) {
   task_wake(self->flusher);
 }
 
-/* Queues the bytes. A failure is raised by the next call. */
+/* write(bytes) -> unsent: queues them. A failure is raised by the next call. */
 static int socket_write(lua_State *L) {
   stream *self = check(L, 1);
   size_t length;
   const char *bytes = luaL_checklstring(L, 2, &length);
   if (self->status < 0) fail(L, "socket:write", self->status);
+  luaL_argcheck(L, length <= UINT_MAX, 2, "longer than 4 GiB");
   outgoing *out = malloc(sizeof *out + length);
   if (out == NULL) err_raisef(L, ERR_LIMIT, NULL, "socket:write: out of memory");
   memcpy(out->bytes, bytes, length);
   uv_buf_t buffer = uv_buf_init(out->bytes, (unsigned)length);
   int rc = uv_write(&out->request, (uv_stream_t *)&self->pipe, &buffer, 1, on_written);
-  if (rc == 0) return 0;
-  free(out);
-  fail(L, "socket:write", rc);
+  if (rc < 0) {
+    free(out);
+    fail(L, "socket:write", rc);
+  }
+  lua_pushinteger(L, (lua_Integer)unsent(self));
+  return 1;
 }
 
 static void flush_abandon(void *data) {

@@ -11,7 +11,8 @@ local system = require "nebula.system"
 
 local attach = {}
 
-local LINE_SECONDS, MOST_UNSENT = 30, 4 * 1024 * 1024
+local LINE_SECONDS = 30
+local MOST_UNSENT, LONGEST = 4 * 1024 * 1024, 16 * 1024 * 1024 -- bytes; of what is told, of what is typed
 
 local function each_text(...)
   local texts = table.pack(...)
@@ -38,15 +39,22 @@ end
 local Connection = {}
 Connection.__index = Connection
 
-function Connection:reply(id, value)
-  frames.send(self.peer, "R", id .. " " .. nebula.json.encode(value))
+-- Waits where the other end does not take what it is told: it may have been stopped.
+function Connection:tell(kind, payload)
+  if frames.send(self.peer, kind, payload) <= MOST_UNSENT then return end
+  local _ <close> = self.telling:acquire()
+  self.peer:flush()
 end
+
+function Connection:reply(id, value) self:tell("R", id .. " " .. nebula.json.encode(value)) end
 
 -- Body of a task: runs the line, then says that it has ended.
 function Connection:run(id, chunk)
   local started = nebula.time.monotonic()
-  self.line = nebula.task.spawn(function() nebula.task.deadline(self.limit, chunk) end)
-  local ok, err = pcall(self.line.join, self.line)
+  local line = nebula.task.spawn(function() nebula.task.deadline(self.limit, chunk) end)
+  local _ <close> = setmetatable({}, { __close = function() line:cancel() end }) -- the connection may end first
+  self.line = line
+  local ok, err = pcall(line.join, line)
   self.line = nil
   if not ok then
     self.session:failed(err)
@@ -99,31 +107,24 @@ local function converse(peer, storage)
   local _ <close> = peer
   if peer:user() ~= system.ids().uid then return end
   nebula.task.scope(function(scope)
-    local self = setmetatable({ peer = peer, scope = scope, limit = LINE_SECONDS }, Connection)
-    local function write(...) frames.send(peer, "O", table.concat(each_text(...))) end
+    local self = setmetatable({ peer = peer, scope = scope, limit = LINE_SECONDS,
+      telling = nebula.task.semaphore(1) }, Connection)
+    local function write(...) self:tell("O", table.concat(each_text(...))) end
     self.session = Session.new {
       env = new_environment(storage, write), write = write, style = function() return self.style end,
       deliver = function(pieces)
-        local unsent = 0
-        for _, piece in ipairs(pieces) do
-          frames.send(peer, self.session.watching and "O" or "V", piece)
-          unsent = unsent + #piece
-          if unsent > MOST_UNSENT then
-            peer:flush()
-            unsent = 0
-          end
-        end
+        for _, piece in ipairs(pieces) do self:tell(self.session.watching and "O" or "V", piece) end
       end,
     }
+    local _ <close> = setmetatable({}, { __close = function() self.session:close() end })
     self.session.attached = true
     self.style = { colour = false, terminal = true, width = 80 }
-    frames.send(peer, "G", self:prompt())
-    for kind, payload in frames.each(peer) do
+    self:tell("G", self:prompt())
+    for kind, payload in frames.each(peer, LONGEST) do
       local id, text = payload:match "^(%d+) ?(.*)$"
       local answer = ANSWERS[kind]
       if answer then answer(self, id, text and text ~= "" and nebula.json.decode(text) or nil) end
     end
-    self.session:close()
     if self.line then self.line:cancel() end
   end)
 end

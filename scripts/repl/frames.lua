@@ -11,27 +11,27 @@ local system = require "nebula.system"
 
 local frames = {}
 
-local LONGEST = 256 * 1024 * 1024
-
 --- Sends a frame; it waits nowhere.
 ---@param peer table
 ---@param kind string
 ---@param payload? string
+---@return integer unsent bytes that the other end has yet to take
 function frames.send(peer, kind, payload)
   payload = payload or ""
-  peer:write(("%s%d\n%s"):format(kind, #payload, payload))
+  return peer:write(("%s%d\n%s"):format(kind, #payload, payload))
 end
 
---- The frames that arrive, one by one, until the end.
+--- The frames that arrive, one by one, until the end. Raises `io` for what is none, or too long.
 ---@param peer table
+---@param longest integer bytes
 ---@return fun(): string?, string?
-function frames.each(peer)
+function frames.each(peer, longest)
   local buffer = ""
   return function()
     while true do
       local kind, length, at = buffer:match "^(%a)(%d+)\n()"
       length = tonumber(length)
-      if length and length > LONGEST or not kind and #buffer > 32 then
+      if length and length > longest or not kind and #buffer > 32 then
         error(nebula.error { kind = "io", message = "attach: this is no frame" }, 0)
       end
       if kind and #buffer - at + 1 >= length then
@@ -66,7 +66,7 @@ end
 ---@param path string
 ---@return boolean
 function frames.is_private(path)
-  local info = system.stat(path)
+  local info = system.stat(path, false) -- a link would be its owner's to turn elsewhere
   return info ~= nil and info.type == "directory" and info.uid == system.ids().uid and info.mode & 63 == 0 -- 077
 end
 

@@ -8,6 +8,8 @@ local system = require "nebula.system"
 
 local remote = {}
 
+local LONGEST = 256 * 1024 * 1024 -- of a result's piece
+
 local function fail(kind, message, ...) error(nebula.error { kind = kind, message = message:format(...) }, 0) end
 
 -- ---- finding ----
@@ -52,7 +54,7 @@ Remote.__index = Remote
 -- Body of a task: what the process says. At its end nobody waits any longer.
 function Remote:hear(editor)
   local _, err = nebula.try(function()
-    for kind, payload in frames.each(self.peer) do
+    for kind, payload in frames.each(self.peer, LONGEST) do
       if kind == "O" then
         editor:above(payload)
       elseif kind == "V" then

@@ -1,9 +1,11 @@
 -- `nebula attach`: the prompt inside of a running worker, over its unix socket.
 local child = require "spec.support.child"
 local core = require "nebula"
+local frames = require "repl.frames"
 local nebula = require "spec.support.nebula"
 local postgres = require "spec.support.postgres"
 local prompts = require "spec.repl.prompt"
+local socket = require "nebula.socket"
 local system = require "nebula.system"
 
 describe("nebula attach", function()
@@ -121,6 +123,44 @@ describe("nebula attach", function()
       stderr = "pipe" }
     system.chmod(runtime .. "/nebula", 448)
     assert.equal("0\tnil\n", answer.stdout, answer.stderr)
+  end)
+
+  it("trusts no directory behind a link, and cuts no path off", function()
+    local open = nebula.scratch()
+    child.must { file = "mkdir", args = { "-m", "700", open .. "/own" } }
+    child.must { file = "ln", args = { "-s", open .. "/own", open .. "/nebula" } }
+    assert.is_true(frames.is_private(open .. "/own"))
+    assert.is_false(frames.is_private(open .. "/nebula"))
+    for _, call in ipairs { "listen", "connect" } do
+      local _, err = core.try(socket[call], open .. "/" .. ("x"):rep(108))
+      assert.equal("config", err.kind)
+      assert.truthy(err.message:find("at most 107 bytes", 1, true))
+    end
+    for name in core.fs.list(open) do assert.is_nil(name:find "^x") end
+  end)
+
+  -- A line in the worker, without a prompt around it.
+  local function begin(code)
+    local peer = socket.connect(("%s/nebula/%d.sock"):format(runtime, worker.pid))
+    frames.send(peer, "P", "1 " .. core.json.encode { code })
+    frames.send(peer, "X", "2 ")
+    return peer
+  end
+
+  it("makes a line wait whose prompt does not take what it prints", function()
+    local peer <close> = begin "while true do print(('x'):rep(100000)) end" -- luacheck: ignore 211
+    local prompt <close> = attach()
+    prompt:line("repeat task.sleep(0.01); local held; for _, t in ipairs(task.list()) do "
+      .. "held = held or t.waits_for == 'socket:flush' end until held; print('it wa' .. 'its')", "it waits")
+    prompt:line("collectgarbage 'count' < 60000", "true")
+  end)
+
+  it("ends a line whose prompt says what is no frame", function()
+    local peer <close> = begin "db:value 'SELECT pg_sleep(998)'"
+    child.await("the query", 20, function() return sleeping(998) == 1 end)
+    peer:write(("no frame"):rep(10))
+    child.await("the query to be gone", 20, function() return sleeping(998) == 0 end)
+    while peer:read() do end
   end)
 
   it("names what can be attached to, and says when nothing can", function()
