@@ -54,12 +54,16 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/.packages Makefile
 	@mkdir -p $(@D)
 	$(call say,cc,$<)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-# The fault proxy of the specs.
+# The fault proxies of the specs: one for any bytes, one that speaks HTTP.
+PROXIES := $(BUILD)/proxy $(BUILD)/http_proxy
 PROXY_O := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard spec/support/proxy/*.c)))
+HTTP_PROXY_O := $(BUILD)/obj/spec/support/http_proxy.o
 $(BUILD)/proxy: $(PROXY_O)
+$(BUILD)/http_proxy: $(HTTP_PROXY_O)
+$(PROXIES):
 	$(call say,ld,$@)$(CC) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libuv)
 
--include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d) $(PROXY_O:.o=.d)
+-include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d) $(PROXY_O:.o=.d) $(HTTP_PROXY_O:.o=.d)
 
 # Every recipe that starts servers asks to be ended with the make that started it.
 WITH_MAKE := setpriv --pdeathsig TERM
@@ -95,7 +99,7 @@ build/postgres-%/.installed:
 	@touch $@
 
 .PHONY: test
-test: all $(BUILD)/proxy $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## the specs against real servers; SPEC=path runs some, PGVERSION=18 on that PostgreSQL
+test: all $(PROXIES) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## the specs against real servers; SPEC=path runs some, PGVERSION=18 on that PostgreSQL
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/run.lua $(SPEC)
 
 .PHONY: test-asan
@@ -117,7 +121,7 @@ BENCH_PACKAGES := lua-dbi-postgresql time s3cmd
 BENCH ?= spec/bench
 BENCH_PROGRAMS := $(patsubst spec/bench/%.c,$(BUILD)/bench/%,$(wildcard spec/bench/*.c))
 .PHONY: bench
-bench: all $(BUILD)/proxy $(BENCH_PROGRAMS) $(BUILD)/.bench-packages $(SPEC_POSTGRES:%=%/.installed) ## ratios against peers, measured in the same run; BENCH=file runs one
+bench: all $(PROXIES) $(BENCH_PROGRAMS) $(BUILD)/.bench-packages $(SPEC_POSTGRES:%=%/.installed) ## ratios against peers, measured in the same run; BENCH=file runs one
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
 
 $(BUILD)/bench/%: spec/bench/%.c $(BUILD)/.packages

@@ -3,15 +3,19 @@
  *
  *   http_proxy [UPSTREAM_PORT]      prints the port it listens on, on 127.0.0.1
  *
+ * It knows requests, and one is chosen by what it asks for; spec/support/proxy/ knows bytes, and
+ * does to all of a connection what networks do to them.
+ *
  * POST /_rules replaces the rules: one a line, name=value pairs joined by "&", percent-encoded. The
  * first rule that a request meets decides; a request that meets none is passed on, unchanged.
  *   meets:   method=  path=<part of the target>  skip=<requests first>  times=<requests>  percent=
- *   action:  do=answer  status=  headers=<lines>  body=
- *            do=pass (the default), with what is done to the answer:
- *              header=<line in place of one of that name>  length=<more than there is>
- * flip=<offset> cut=<bytes of the body, then the end>  stop=<bytes of the body, then silence>
- *              rate=<bytes a second>
- *            do=lose (passes on, then breaks the connection)  do=reset  do=hold (silence)
+ *   action:  do=answer   status=  headers=<lines>  body=
+ *            do=pass     (the default) passes on, and does to the answer:
+ *                        header=<line in place of one of that name>  length=<more than there is>
+ *                        flip=<offset>  cut=<bytes of the body, then the end>
+ *                        stop=<bytes of the body, then silence>  rate=<bytes a second>
+ *            do=lose     passes on, then breaks the connection
+ *            do=reset    do=hold (silence)
  * GET /_log tells every request since the last POST, oldest first. */
 #include <arpa/inet.h>
 #include <poll.h>

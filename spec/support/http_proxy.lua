@@ -1,26 +1,10 @@
 -- http_proxy.lua: an HTTP server between the specs and a real one (or nothing), which answers as it is
 -- told, or damages what the real server says. What it can do is told in http_proxy.c.
-local lfs = require "lfs"
 local nebula = require "nebula"
 local child = require "spec.support.child"
 local directory = require "spec.support.directory"
 
 local http_proxy = {}
-
-local SOURCE = "spec/support/http_proxy.c"
-
--- Built once, anew where its source is newer.
-local function program()
-  local path = directory.build .. "/http_proxy"
-  local built = lfs.attributes(path, "modification")
-  if built and built >= lfs.attributes(SOURCE, "modification") then return path end
-  local fresh = path .. "." .. child.pid
-  child.must {
-    file = "gcc", args = { "-std=c17", "-D_GNU_SOURCE", "-O1", "-Wall", "-Werror", "-pthread", "-o", fresh, SOURCE },
-  }
-  assert(os.rename(fresh, path))
-  return path
-end
 
 local function encoded(text)
   return (tostring(text):gsub("[^%w%-%._~/]", function(c) return ("%%%02X"):format(c:byte()) end))
@@ -79,7 +63,7 @@ Proxy.__close = Proxy.close
 ---@return spec.HttpProxy
 function http_proxy.start(upstream)
   local process = child.spawn {
-    file = program(), args = { upstream and upstream:match ":(%d+)$" }, stdout = "pipe",
+    file = directory.build .. "/http_proxy", args = { upstream and upstream:match ":(%d+)$" }, stdout = "pipe",
   }
   local port = assert(process:read()):match "%d+"
   return setmetatable({ process = process, url = "http://127.0.0.1:" .. port }, Proxy)

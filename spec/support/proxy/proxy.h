@@ -10,16 +10,21 @@
  * It is told what to do over standard input, a line a command, while it runs, and answers each with
  * a line: "ok", "ok NAME=VALUE ...", or "error WHY". It ends when its standard input does. The
  * commands (main.c); SIDE is `up`, towards the server, `down`, towards the client, or `both`:
- *   set SIDE latency S | jitter S      every byte arrives S seconds later, +- a random part of
- * jitter set SIDE slice N | bandwidth N     at most N bytes a write; N bytes a second set SIDE
- * stall 0|1                 nothing goes on while it is 1, and nothing is lost set SIDE stall-after
- * N | reset-after N | finish-after N a link's flow stalls, is reset, or ends after N bytes clear no
- * fault: the settings of both sides and of accepting accept open | refuse | silent | reset |
- * unanswered connects are taken; refused; taken, and never heard; taken and reset; not answered at
- * all reset | finish SIDE                every open link is reset; that side is told the end of the
- * stream to tcp ADDRESS PORT | unix PATH    another upstream, for links from now on count
- * accepted=, open=, up=, down=: links, and bytes passed on level WORDS...                     for
- * the level
+ *   set SIDE latency S       every byte arrives S seconds later,
+ *   set SIDE jitter S        +- a random part of S
+ *   set SIDE slice N         at most N bytes a write
+ *   set SIDE bandwidth N     N bytes a second
+ *   set SIDE stall 0|1       nothing goes on while it is 1, and nothing is lost
+ *   set SIDE stall-after N   a link's flow stalls after N bytes; also reset-after, finish-after
+ *   clear                    no fault: the settings of both sides and of accepting
+ *   accept open              connects are taken; or: refuse, silent (taken, and never heard),
+ *                            reset (taken and reset), unanswered (not answered at all)
+ *   reset                    every open link is reset
+ *   finish SIDE              that side is told the end of the stream
+ *   to tcp ADDRESS PORT      another upstream, for links from now on
+ *   to unix PATH
+ *   count                    accepted=, open=, up=, down=: links, and bytes passed on
+ *   level WORDS...           for the level
  *
  * Bounds: MOST_LINKS links; a flow stops reading its sender where QUEUE_BYTES wait to go on. */
 #ifndef NEBULA_SPEC_PROXY_H
