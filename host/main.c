@@ -1,9 +1,43 @@
 /* main.c: the program `nebula`. What the command line means is Lua: scripts/nebula/cli.lua. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 #include "runtime.h"
 
+/* A standard descriptor that is closed would become the next file or socket that is opened, and
+ * what is printed would go there. Held the wrong way round, its use fails as that of a closed one
+ * does. */
+static bool hold_standard_descriptors(void) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+    if (fcntl(fd, F_GETFD) != -1) continue;
+    if (open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd) return false;
+  }
+  return true;
+}
+
+/* Whether standard output is a pipe that nobody reads any more, as head leaves it. */
+static bool reader_has_left(void) {
+  struct pollfd output = {.fd = STDOUT_FILENO, .events = POLLOUT};
+  return poll(&output, 1, 0) == 1 && (output.revents & POLLERR) != 0;
+}
+
+/* Says what was printed and not written. Returns the exit status. */
+static int finish_output(int status) {
+  int code = fflush(stdout) != 0 ? errno : 0;
+  if (code == 0 && !ferror(stdout)) return status;
+  if (reader_has_left()) return status;
+  fprintf(stderr, "nebula: standard output: %s\n",
+          code != 0 ? strerror(code) : "not everything could be written");
+  return status == 0 ? EXIT_FAILURE : status;
+}
+
 int main(int argc, char **argv) {
+  if (!hold_standard_descriptors()) return EXIT_FAILURE;
   /* libuv's own 4 threads would let 4 calls of fsync at a time wait for the disk; a file system
    * writes its journal once for all that wait. The threads start at their first use. */
   setenv("UV_THREADPOOL_SIZE", "16", 0);
@@ -11,6 +45,5 @@ int main(int argc, char **argv) {
   if (host == NULL) return 1;
   int status = runtime_run(host);
   runtime_free(host);
-  if (fflush(stdout) != 0 && status == 0) status = 1;
-  return status;
+  return finish_output(status);
 }
