@@ -245,6 +245,21 @@ local function read_environment(argv)
   end
 end
 
+local UNDEFINED = { ["42P01"] = true, ["42703"] = true } -- a table, a column
+
+-- Where a statement names what the database does not have, it may be that it was not migrated.
+local function look_for_migrations(err)
+  if type(err) ~= "table" or not UNDEFINED[err.code] then return end
+  local nebula, config = require "nebula", require "nebula.config"
+  local count = nebula.try(function()
+    local db <close> = nebula.pg.connect(config.pool { max_connections = 1, min_connections = 0, read_only = true })
+    return require("nebula.migrate").pending(db, { path = config.settings().migration_path })
+  end)
+  if not count or count == 0 then return end
+  local hint = ("%d migrations are not applied to this database: run `nebula migrate up`"):format(count)
+  err.detail = err.detail and err.detail .. "\n" .. hint or hint
+end
+
 --- Runs a command line. The host calls it in the main task, and gives what it raises to
 --- nebula.report.
 ---@param argv string[] with the program at 0
@@ -254,7 +269,10 @@ function cli.main(argv)
   if status then return status end
   local project = require("nebula.project").find()
   if project then add_project(project) end
-  return dispatch(argv)
+  local ended, err = require("nebula").try(dispatch, argv)
+  if err == nil then return ended end
+  look_for_migrations(err)
+  error(err, 0)
 end
 
 return cli
