@@ -5,6 +5,10 @@
 #include <string.h>
 #include "pg/pool.h"
 
+/* What is pipelined behind a request that is not answered: a copy of it stands in libpq's buffer.
+ * A request that is longer goes alone. */
+enum { IN_FLIGHT_MOST = 1 << 20 };
+
 bool pg_conn_quiet(const pg_conn *self) {
   return self->state == PG_CONN_READY && self->sent.count == 0 && self->pending.count == 0;
 }
@@ -209,6 +213,7 @@ static bool may_send(const pg_conn *self, const pg_request *r) {
   bool simple = r->kind == PG_REQUEST_SCRIPT || r->kind == PG_REQUEST_COPY;
   if (self->cancelling) return false;
   if (self->sent.count == 0) return true;
+  if (self->in_flight + r->size > IN_FLIGHT_MOST) return false;
   return !simple && self->pipeline && !r->streaming && !self->sent.last->streaming;
 }
 
@@ -224,6 +229,7 @@ void pg_conn_advance(pg_conn *self) {
     }
     pg_queue_remove(r);
     pg_queue_push(&self->sent, r);
+    self->in_flight += r->size;
   }
   loop_defer(self->loop, &self->flush);
 }
@@ -231,6 +237,7 @@ void pg_conn_advance(pg_conn *self) {
 void pg_conn_send(pg_conn *self, pg_request *request) {
   request->refs++;
   request->conn = self;
+  request->size = pg_request_measure(request);
   if (self->begin[0] != '\0' &&
       (request->kind == PG_REQUEST_SCRIPT || request->kind == PG_REQUEST_COPY)) {
     /* The simple protocol has no segment to put a BEGIN into: it goes ahead as its own. */

@@ -46,6 +46,7 @@ struct pg_conn {
   bool lost;       /* closed by a failure, not by its owner */
   size_t gathered; /* bytes read since the last message that was whole, about */
   pg_queue sent, pending;
+  size_t in_flight;      /* bytes of what is sent and not answered */
   pg_prepared *prepared; /* NULL where the statement cache is off */
   loop_deferred flush, reap;
   loop_timer *timer, *again; /* of connecting, cancelling or what is overdue; of repeating

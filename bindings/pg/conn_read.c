@@ -171,6 +171,7 @@ static void time_it(pg_conn *self, pg_request *r) {
 static void end_head(pg_conn *self) {
   pg_request *r = self->sent.first;
   pg_queue_remove(r);
+  self->in_flight -= r->size;
   if (may_retry(self, r)) {
     r->stale = r->name;
     r->statement->described = r->nparams > 0 && r->statement->described;

@@ -134,9 +134,9 @@ bool pg_conn_available(const pg_conn *conn) {
 
 /* Whether the request may go behind those that the connection already carries. */
 static bool may_follow(const pg_conn *conn, uint64_t now_ns) {
-  if (conn->reserved || conn->sent.count + conn->pending.count >= PG_PIPELINE_DEPTH) return false;
-  const pg_request *head = conn->sent.first != NULL ? conn->sent.first : conn->pending.first;
-  const pg_request *tail = conn->pending.last != NULL ? conn->pending.last : conn->sent.last;
+  if (conn->reserved || conn->sent.count >= PG_PIPELINE_DEPTH) return false;
+  if (conn->pending.count > 0) return false; /* as many bytes as may be are in flight */
+  const pg_request *head = conn->sent.first, *tail = conn->sent.last;
   if (head->alone || tail->alone) return false;
   double mean =
       tail->statement->mean_us; /* behind a slow one stands nobody: only the tail can be */

@@ -55,10 +55,21 @@ char *pg_request_bytes(pg_request *self, size_t length) {
   return block->bytes;
 }
 
+static size_t value_length(const pg_request *self, int i) {
+  return self->formats[i] == 1 ? (size_t)self->lengths[i] : strlen(self->values[i]) + 1;
+}
+
+size_t pg_request_measure(const pg_request *self) {
+  size_t size = self->statement->length;
+  for (int i = 0; i < self->nparams; i++)
+    if (self->values[i] != NULL) size += value_length(self, i);
+  return size;
+}
+
 bool pg_request_keep(pg_request *self) {
   for (int i = 0; i < self->nparams; i++) {
     if (self->values[i] == NULL) continue;
-    size_t length = self->formats[i] == 1 ? (size_t)self->lengths[i] : strlen(self->values[i]) + 1;
+    size_t length = value_length(self, i);
     char *copy = pg_request_bytes(self, length);
     if (copy == NULL) return false;
     self->values[i] = memcpy(copy, self->values[i], length);

@@ -79,9 +79,10 @@ struct pg_request {
 
   PGresult *result;
   const char *message; /* where there is no result */
+  size_t size;         /* of its text and parameters, once a connection has it */
   size_t max_bytes;    /* 0: unbounded */
-  size_t bytes;
-  double timeout; /* seconds for the whole, 0: none */
+  size_t bytes;        /* of its result so far */
+  double timeout;      /* seconds for the whole, 0: none */
   loop_timer *timer;
   uint64_t asked_ns; /* where the pool is observed: when the caller began to wait */
   uint64_t queued_ms, sent_ns, serial; /* serial: of the connection it was sent over */
@@ -117,6 +118,9 @@ char *pg_request_bytes(pg_request *self, size_t length);
 /* Copies the parameters, for a caller that goes on before the request is sent. False on a lack of
  * memory. */
 bool pg_request_keep(pg_request *self);
+
+/* The bytes of its text and its parameters. */
+size_t pg_request_measure(const pg_request *self);
 
 /* Gives up one reference. */
 void pg_request_release(pg_request *self);
