@@ -2,10 +2,10 @@
 --
 -- An archive is two objects: KEY, NDJSON compressed with zstd, a line a row ({"execution": {...}},
 -- {"job": {...}}, ...), and KEY.manifest.json, which says how many of each, the columns, and the
--- SHA-256 of the NDJSON. The rows are deleted in the transaction that read them, once the object has
--- been read back and compared: a row is in the database or in an archive whose manifest holds, never
--- in neither. What is under way stands in the task's checkpoint, which the same transaction clears:
--- an interrupted archive is known by it, and removed by the next run.
+-- SHA-256 of the NDJSON. The rows are deleted by the transaction that read them, which commits once the
+-- object has been read back and compared: a row is in the database or in an archive whose manifest
+-- holds, never in neither. What is under way stands in the task's checkpoint, which the same transaction
+-- clears: an interrupted archive is known by it, and removed by the next run.
 --
 -- What an execution has in the blob store, artifacts and large states, stays there under its key. The
 -- rows that own those objects stay, too, so that no sweep takes them for orphans, and are copied into the
@@ -24,12 +24,13 @@ local MOST_PIECE = 256 << 10
 archive.FINISHED = { "completed", "failed", "cancelled", "timed_out" }
 
 -- The kinds of rows, in the order in which they can be inserted. WHERE speaks of the ids in `archived`;
--- `of` is the column with the execution's id; `kept` rows stay in the database, too.
+-- `of` is the column with the execution's id; `kept` rows stay in the database, too; `cascade` rows go with
+-- their execution, by the foreign key.
 local KINDS = {
   { kind = "workflow", from = "workflows", where = "id IN (SELECT workflow_id FROM archived)", kept = true },
   { kind = "execution", from = "executions", where = "id IN (SELECT id FROM archived)", of = "id" },
   { kind = "history", from = "execution_history", where = "execution_id IN (SELECT id FROM archived)",
-    of = "execution_id" },
+    of = "execution_id", cascade = true },
   { kind = "job", from = "workflow_jobs", where = "execution_id IN (SELECT id FROM archived)", of = "execution_id" },
   { kind = "blob", from = "blobs", where = "execution_id IN (SELECT id FROM archived)", of = "execution_id",
     kept = true },
@@ -39,6 +40,10 @@ local ARCHIVED = [[
   CREATE TEMPORARY TABLE archived (id UUID PRIMARY KEY, workflow_id UUID NOT NULL, ended_at TIMESTAMPTZ NOT NULL)
   ON COMMIT DROP
 ]]
+
+-- The ids fit into one hash table: an ended job is found by no index, so each object costs two scans of
+-- workflow_jobs.
+local WORK_MEM = "SET LOCAL work_mem = '64MB'"
 
 --- Which executions a purge or an archive takes: $1 statuses, $2 the time before which they ended, $3 the
 --- names of their workflows or NULL. One with a job that still waits or runs stays.
@@ -111,11 +116,19 @@ local function read_back(blobs, key, fn)
   end
 end
 
--- In the opposite order, so that a foreign key finds nothing to do.
+-- Raises where an object just written does not read back as what was written.
+local function confirm(blobs, manifest)
+  local found, length = read_back(blobs, manifest.key)
+  if found == manifest.sha256 and length == manifest.bytes then return end
+  raise("io", "archive %s reads back as %d bytes with SHA-256 %s, not %d with %s; nothing was deleted", manifest.key,
+    length, found, manifest.bytes, manifest.sha256)
+end
+
+-- History that was written since the snapshot makes the cascade a serialization failure: all begins anew.
 local function delete_rows(tx, manifest)
   for i = #KINDS, 1, -1 do
     local of = KINDS[i]
-    if not of.kept then
+    if not of.kept and not of.cascade then
       local deleted = tx:exec(("DELETE FROM %s WHERE %s"):format(of.from, of.where))
       if deleted ~= manifest.counts[of.kind] then
         raise("conflict", "archive %s: %d rows of %s were copied, but %d would be deleted; nothing was deleted",
@@ -149,6 +162,7 @@ function archive.write(ctx, which, key, limit)
     if again then archive.discard(ctx.blobs, key) end -- of the try before a serialization failure
     again = true
     ctx.checkpoint:hold(tx)
+    tx:exec(WORK_MEM)
     tx:exec(ARCHIVED)
     local count = tx:exec(CHOOSE, which.status, which.before, which.workflows, limit)
     if count == 0 then return nil end
@@ -158,19 +172,17 @@ function archive.write(ctx, which, key, limit)
       content_type = "application/zstd" })
     local counts, columns, bytes, sha256 = write_rows(tx, out)
     local stored = out:finish()
-    local found, length = read_back(blobs, key)
-    if found ~= sha256 or length ~= bytes then
-      raise("io", "archive %s reads back as %d bytes with SHA-256 %s, not %d with %s; nothing was deleted", key,
-        length, found, bytes, sha256)
-    end
     local manifest = {
       format = FORMAT, key = key, created_at = nebula.time.format(nebula.time.now()), counts = counts,
       columns = columns, bytes = bytes, size = stored.size, sha256 = sha256,
       ended = tx:one "SELECT min(ended_at) AS first, max(ended_at) AS last FROM archived",
     }
+    nebula.task.scope(function(scope) -- the server deletes, to be committed or not, while the object is read
+      scope:spawn(delete_rows, tx, manifest)
+      confirm(blobs, manifest)
+    end)
     blobs:put(key .. MANIFEST, nebula.json.encode(manifest), { content_type = "application/json",
       if_none_match = "*" })
-    delete_rows(tx, manifest)
     ctx.checkpoint:save(nil, tx)
     return manifest
   end, { isolation = "repeatable read" })

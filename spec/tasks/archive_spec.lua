@@ -1,4 +1,5 @@
 -- archive-executions, list-archives, restore-archive: over a directory and over a real S3 server.
+local child = require "spec.support.child"
 local directory = require "spec.support.directory"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
@@ -162,7 +163,27 @@ for name, store in pairs(STORES) do
         run("archive-executions", { older_than = "100000d" }))
     end)
 
-    it("leave everything in the database where the store refuses the object", function()
+    it("hold also what is written of an execution while it is archived", function()
+      local id = storage.db:value "SELECT id FROM executions ORDER BY id LIMIT 1"
+      local archiving
+      storage.db:transaction(function(tx)
+        tx:exec "SELECT FROM workflow_jobs LIMIT 1 FOR UPDATE"
+        archiving = nebula.task.spawn(run, "archive-executions", {})
+        child.await("an archive that deletes", 20, function()
+          return storage.db:value [[SELECT EXISTS (SELECT FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock')]]
+        end)
+        storage.db:exec("INSERT INTO execution_history (execution_id, to_status) VALUES ($1, 'seen')", id)
+      end)
+      archiving:join()
+      assert.equal(0, executions())
+      assert.equal(1, #run("list-archives", { verify = true }).rows)
+      assert.equal(2 * EXECUTIONS + 1, run("restore-archive", { all = true }).history)
+      local history = storage:execution_history(id)
+      assert.equal("seen", history[#history].to_status)
+    end)
+
+    it("leave everything in the database where it refuses to delete", function()
       local before = fingerprint()
       storage.db:exec [[
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no deletes today'; END $$;
@@ -172,9 +193,11 @@ for name, store in pairs(STORES) do
       storage.db:exec "DROP TRIGGER refuse ON executions; DROP FUNCTION refuse"
       assert.matches("no deletes today", err.message)
       assert.equal(before, fingerprint())
-      assert.equal(1, #run("list-archives").rows) -- of the run that failed
+      assert.equal(0, #run("list-archives").rows)
       run("archive-executions")
-      assert.equal(1, #run("list-archives").rows) -- that one was removed, and made anew
+      local kept = 0
+      for _ in storage.blobs:list { prefix = "archive/" } do kept = kept + 1 end
+      assert.equal(2, kept) -- the object of the run that failed was removed
       run("restore-archive", { all = true })
       assert.equal(before, fingerprint())
     end)

@@ -76,7 +76,7 @@ describe("a task that is killed again and again", function()
   it("archives each execution once, and loses none", function()
     local before = rows()
     killed({ "archive-executions", "--yes", "--per-object", tostring(EXECUTIONS // 20) },
-      "SELECT FROM executions ORDER BY completed_at LIMIT 1 FOR UPDATE", 0.4) -- the first object is whole by then
+      "SELECT FROM executions ORDER BY completed_at LIMIT 1 FOR UPDATE", 0.4) -- the first object is written by then
     assert.equal(0, storage.db:value "SELECT count(*) FROM executions")
     local archived = 0
     for _, row in ipairs(tasks.run(storage, "list-archives", { verify = true }).rows) do
