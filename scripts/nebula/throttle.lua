@@ -6,6 +6,7 @@ local throttle = {}
 
 local LOOK_SECONDS, WAIT_SECONDS = 1, 0.5
 local VACUUM_FACTOR, LONGEST_REST = 3, 5 -- times the batch's own duration; seconds
+local SHARE = 1 -- times the batch's own duration, where others have statements running
 local LAG_BYTES = 256 << 20
 
 -- A replica that keeps up reports no lag, or a short one; one that has stopped falls behind in bytes.
@@ -34,7 +35,8 @@ Throttle.__index = Throttle
 
 --- Makes one. What this user may not see (replication, others' sessions) holds nothing up.
 ---@param opts {table?: string, max_lag: number, max_active?: integer, log: fun(line: string), label: string}
----  table: its vacuum slows the job down; max_lag: seconds; max_active: statements at the server
+---  table: its vacuum slows the job down; max_lag: seconds; max_active: statements at the server; where
+---  others run any, half of the time is left to them
 ---@return nebula.Throttle
 function throttle.new(opts) return setmetatable({ opts = opts }, Throttle) end
 
@@ -43,6 +45,7 @@ local function held_up(self, db, told)
   local opts = self.opts
   local lag = db:one(LAG, opts.max_lag)
   local busy = not lag and opts.max_active and db:value(BUSY) or 0
+  self.shared = busy > 0
   if lag and not told then
     opts.log(("%s waits for %s, %s behind"):format(opts.label, lag.name,
       lag.seconds and ("%.0f s"):format(lag.seconds) or ("%.0f MiB"):format(lag.bytes / (1 << 20))))
@@ -66,7 +69,8 @@ function Throttle:rest(db, took)
     self.vacuumed = self.opts.table and db:value(VACUUM, self.opts.table)
     self.looked = nebula.time.monotonic()
   end
-  if self.vacuumed then nebula.task.sleep(math.min(took * VACUUM_FACTOR, LONGEST_REST)) end
+  local factor = self.vacuumed and VACUUM_FACTOR or self.shared and SHARE or 0
+  if factor > 0 then nebula.task.sleep(math.min(took * factor, LONGEST_REST)) end
 end
 
 return throttle
