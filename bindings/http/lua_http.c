@@ -13,6 +13,7 @@
 #include "http/transfer.h"
 #include "http/uri.h"
 #include "json/lua_json.h"
+#include "log/log_redact.h"
 #include "nebula.h"
 
 #define CALL "http.request"
@@ -105,20 +106,26 @@ static double retry_after(const char *text) {
   return at < 0 ? 0 : difftime(at, time(NULL));
 }
 
-static _Noreturn void raise_unexpected(lua_State *L, const http_response *response) {
+/* How the body begins: servers tell in it what is wrong, some by what they were sent. */
+static const char *body_start(exchange *self, const http_response *response) {
   size_t shown = response->body.length < BODY_SHOWN ? response->body.length : BODY_SHOWN;
-  char start[BODY_SHOWN + 1], code[16];
-  memcpy(start, bytes_text(&response->body), shown);
-  start[shown] = '\0';
-  for (char *c = start; *c != '\0'; c++) {
+  json_buffer *text = &self->json; /* its own content has been sent */
+  json_buffer_reset(text, 0);
+  if (!log_append_redacted(text, bytes_text(&response->body), shown) || !json_buffer_byte(text, 0))
+    return "";
+  for (char *c = text->data; *c != '\0'; c++) {
     if (iscntrl((unsigned char)*c)) *c = ' ';
   }
+  return text->data;
+}
+
+static _Noreturn void raise_unexpected(lua_State *L, exchange *self) {
+  const http_response *response = http_transfer_response(self->transfer);
+  const char *start = body_start(self, response);
+  char code[16];
   const char *after = http_headers_get(&response->headers, "retry-after");
-  lua_getfield(L, OPTIONS, "url");
-  const char *url = lua_tostring(L, -1);
-  lua_pushlstring(L, url, strcspn(url, "?#"));
-  lua_pushfstring(L, "%s answered %d%s%s", lua_tostring(L, -1), response->status,
-                  shown > 0 ? ": " : "", start);
+  lua_pushfstring(L, "%s answered %d%s%s", http_transfer_where(self->transfer), response->status,
+                  *start != '\0' ? ": " : "", start);
   lua_pushfstring(L, "%d", response->status);
   strncpy(code, lua_tostring(L, -1), sizeof code - 1);
   code[sizeof code - 1] = '\0';
@@ -134,7 +141,7 @@ static int request_done(lua_State *L, int status, lua_KContext context) {
   exchange *self = lua_touserdata(L, EXCHANGE);
   const http_response *response = http_transfer_response(self->transfer);
   if (response->outcome != HTTP_DONE) raise_outcome(L, response);
-  if (!is_expected(L, response->status)) raise_unexpected(L, response);
+  if (!is_expected(L, response->status)) raise_unexpected(L, self);
   lua_createtable(L, 0, 3);
   lua_pushinteger(L, response->status);
   lua_setfield(L, -2, "status");

@@ -17,7 +17,7 @@ enum {
 
 #define NOT_SENT_SECONDS 0.05 /* how often a request is looked at that is not out at its limit */
 
-/* "GET https://host/path": no query (it may carry a signature), no user or password. */
+/* See http_transfer_where. */
 static char *describe(const char *method, const char *url) {
   bytes text = {0};
   bytes_append_text(&text, method);
@@ -311,6 +311,10 @@ failed:
   free(self->where);
   free(self);
   return NULL;
+}
+
+const char *http_transfer_where(const http_transfer *self) {
+  return self->where;
 }
 
 http_response *http_transfer_response(http_transfer *self) {

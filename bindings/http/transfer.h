@@ -87,6 +87,10 @@ http_transfer *http_transfer_start(http_client *client, const http_request *requ
  * body out of it (set it to a zeroed struct). */
 http_response *http_transfer_response(http_transfer *self);
 
+/* "GET https://host/path", for messages: no query (it may carry a signature), no user or password.
+ */
+const char *http_transfer_where(const http_transfer *self);
+
 /* Continues after a pause of pull or push; harmless where nothing pauses. */
 void http_transfer_resume(http_transfer *self);
 
