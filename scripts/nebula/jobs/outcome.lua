@@ -27,9 +27,10 @@ function outcome.failure(raised)
   }
 end
 
--- Text that PostgreSQL takes: valid UTF-8, no NUL, of a bounded length.
+-- Text that PostgreSQL takes: valid UTF-8, no NUL, of a bounded length; and that everybody may read who
+-- may look at jobs.
 local function storable(text)
-  text = tostring(text):gsub("%z", "\\0")
+  text = nebula.log.redact(tostring(text)):gsub("%z", "\\0")
   if #text > MOST_MESSAGE then text = text:sub(1, MOST_MESSAGE) .. "..." end
   if not utf8.len(text) then text = text:gsub("[\x80-\xff]", "?") end
   return text
