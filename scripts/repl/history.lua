@@ -24,7 +24,8 @@ function history.path()
 end
 
 -- Lines that look as if they held a secret are not kept; neither are those that begin with a space.
-local SECRET = { "password", "passwd", "secret", "token", "access_key", "%w+://[^/%s]*:[^/%s]*@" }
+local SECRET = { "password", "passwd", "passphrase", "secret", "token", "credential", "signature", "authorization",
+  "bearer", "cookie", "api_?key", "access_key", "private_key", "%w+://[^/%s]*:[^/%s]*@" }
 
 local function is_private(text)
   if text:find "^%s" then return true end
