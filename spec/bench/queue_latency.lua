@@ -10,7 +10,6 @@ return function(bench)
   do
     local storage <close> = storages.with_pool_config(url, { max_size = 4 })
     storage:run_migrations { log = function() end }
-    storage:push_job { payload = { handler = "x", at = nebula.time.monotonic() } } -- the first is not counted
   end
   local pusher = nebula.task.spawn(peers.nebula, "latency.lua", url, "push", JOBS)
   local got = peers.nebula("latency.lua", url, "work", JOBS)

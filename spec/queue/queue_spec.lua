@@ -53,6 +53,20 @@ describe("the queue", function()
       assert.is_nil(storage:push_job({ payload = { handler = "a" }, unique_key = "k" }).duplicate)
     end)
 
+    it("waits for no other push that is not committed yet", function()
+      local url = postgres.database()
+      local one <close> = storages.with_pool_config(url)
+      local other <close> = storages.with_pool_config(url)
+      one:run_migrations { log = function() end }
+      one.db:transaction(function(tx)
+        one:push_job({ payload = { handler = "a" } }, tx) -- the first of this object
+        nebula.task.deadline(20, other.push_job, other, { payload = { handler = "a" } })
+      end)
+      assert.equal(2, one.db:value [[
+        SELECT count(*) FROM workflow_jobs j JOIN workflows w ON w.id = j.workflow_id AND w.name = 'nebula.adhoc'
+      ]])
+    end)
+
     it("is there when the caller's transaction commits, and only then", function()
       nebula.try(storage.db.transaction, storage.db, function(tx)
         storage:push_job({ payload = { handler = "a" } }, tx)

@@ -13,8 +13,8 @@ local push = {}
 local NOTHING = {}
 local null, uuid_v7 = nebula.null, nebula.crypto.uuid_v7
 
--- The workflow of jobs that belong to none; also the default of the column (V4).
-local ADHOC_ID, ADHOC_NAME = "6ecd2b0f-6009-5a60-a575-ee6236849e14", "nebula.adhoc"
+-- The workflow nebula.adhoc, of jobs that belong to none (V11); also the default of the column (V4).
+local ADHOC_ID = "6ecd2b0f-6009-5a60-a575-ee6236849e14"
 local MOST_PRIORITY = 2147483647
 local MOST_DELAY = 1000 * 366 * 86400 -- seconds
 
@@ -129,7 +129,7 @@ local function admit_all(what, list, policy)
   return jobs, used
 end
 
--- The columns by name, the statement that pushes them, and whether a job is of the workflow nebula.adhoc.
+-- The columns by name and in the statement's order, and the statement that pushes them.
 local function columns(self, what, list, db)
   local policy = self:policy(db)
   local jobs, used = admit_all(what, list, policy)
@@ -140,20 +140,7 @@ local function columns(self, what, list, db)
     for i = 1, #jobs do column[i] = fill(label, jobs[i], self) end
     by_name[name], arrays[k] = column, column
   end
-  local adhoc = not used.workflow_id
-  for i = 1, used.workflow_id and #list or 0 do adhoc = adhoc or list[i].workflow_id == nil end
-  return by_name, arrays, statement, adhoc
-end
-
--- The adhoc workflow's row, once for each storage object.
-local function ensure_adhoc(self, db)
-  if self.adhoc_exists then return end
-  db:exec([[
-    INSERT INTO workflows (id, name, version, definition, status)
-    VALUES ($1, $2, 1, '{}', 'active')
-    ON CONFLICT DO NOTHING
-  ]], ADHOC_ID, ADHOC_NAME)
-  self.adhoc_exists = db == self.db
+  return by_name, arrays, statement
 end
 
 -- The ids in the order of the list; where a key was taken, the id of the job that has it.
@@ -182,8 +169,7 @@ end
 local function push_list(self, what, list, db)
   if #check.list(what, list) == 0 then return {} end
   db = db or self.db
-  local by_name, arrays, statement, adhoc = columns(self, what, list, db)
-  if adhoc then ensure_adhoc(self, db) end
+  local by_name, arrays, statement = columns(self, what, list, db)
   local began = nebula.time.monotonic()
   local rows, err = nebula.try(db.query, db, statement.sql, table.unpack(arrays))
   if err then
