@@ -52,6 +52,25 @@ describe("a worker among hostile handlers", function()
     assert.equal(3, count "status = 'dead' AND error LIKE '%cancelled%'")
   end)
 
+  it("is not kept from its end by progress that a left task tells after its handler", function()
+    push(2)
+    local told = false
+    work(function(ctx, job)
+      if job.payload.n == 2 then
+        while not told do nebula.task.sleep(0.01) end
+        return
+      end
+      ctx.tx(function() end) -- from now on under a lease
+      nebula.task.spawn(function()
+        while count "status = 'completed'" == 0 do nebula.task.sleep(0.01) end
+        nebula.task.sleep(0.05)
+        ctx.progress(1)
+        told = true
+      end)
+    end, { concurrency = 2 })
+    assert.equal(2, count "status = 'completed'")
+  end)
+
   it("counts an attempt for a handler that raises an error called fenced", function()
     push(1, { max_retries = 0 })
     local calls = 0
@@ -81,7 +100,7 @@ describe("a worker among hostile handlers", function()
     assert.equal(40, counts.completed)
   end)
 
-  it("stops at once with leases that wait for a slot, and runs none of those it gave back", function()
+  local function stopped_at_once(ready)
     push(6)
     local worker, after
     local seen = 0
@@ -94,14 +113,21 @@ describe("a worker among hostile handlers", function()
     worker.slow = 1
     local running = nebula.task.spawn(worker.run, worker)
     nebula.task.deadline(LONG, function()
-      while not next(worker.leased) do nebula.task.sleep(0.01) end
+      while not ready(worker, seen) do nebula.task.sleep(0) end
       worker:stop()
       after = true
       worker:stop()
       running:join()
     end)
-    assert.equal(1, seen)
     assert.equal(6, count "status = 'pending' AND retry_count = 0")
+  end
+
+  it("stops at once with leases that wait for a slot, and runs none of those it gave back", function()
+    stopped_at_once(function(_, seen) return seen == 1 end)
+  end)
+
+  it("stops at once with leases of which none has begun, and begins none", function()
+    stopped_at_once(function(worker) return next(worker.leased) end)
   end)
 
   it("completes jobs that compute for longer than a lease, one after the other", function()

@@ -76,7 +76,8 @@ local MEMBERS = {
   progress = function(run)
     return function(done, total, unit)
       run.job.progress = { done = done, total = total, unit = unit }
-      if run.leased then run.worker.keeper:hold(run) end
+      local over = run.ended -- told by a task that the handler left behind
+      if run.leased and not over then run.worker.keeper:hold(run) end
     end
   end,
   tx = function(run)
@@ -222,7 +223,7 @@ function Run.runner(worker, batch)
     end
     local i = batch.next
     local run = runs[i]
-    if not run then break end
+    if not run or worker.stop_at and now >= worker.stop_at then break end -- what has not begun goes back
     batch.next = i + 1
     if not run.ended then -- else it was given back before it began
       guard.run = run
