@@ -209,7 +209,7 @@ end
 ---@param what table|string|nil
 function Worker:heard(what)
   if what == news.ALL then
-    self.marks:forget()
+    self.marks:hurry()
   else
     for priority, at in pairs(what or {}) do self.marks:lower(priority, at) end
   end

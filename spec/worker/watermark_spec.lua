@@ -5,6 +5,7 @@ local claim = require "nebula.worker.claim"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
+local Watermarks = require "nebula.worker.watermark"
 local workers = require "nebula.worker"
 
 local LONG = 30 -- seconds that nothing here should take
@@ -24,7 +25,6 @@ describe("the watermark of a claim", function()
     storage = storages.with_pool_config(url, { max_size = 8 })
     other = storages.with_pool_config(url, { max_size = 4 }) -- as another process: it is heard of by NOTIFY
     storage:run_migrations { log = function() end }
-    for _, each in ipairs { storage, other } do each:push_job { payload = { handler = "x" } } end -- makes nebula.adhoc
   end)
   teardown(function()
     other:close()
@@ -140,6 +140,18 @@ describe("the watermark of a claim", function()
   end)
 end)
 
+describe("a mark", function()
+  it("does not pass a job that was told of while a probe was under way", function()
+    local plan = { order = "priority DESC, scheduled_at", limit = 10 }
+    local marks = Watermarks.new()
+    marks:saw({ { priority = 0 } }, plan)
+    local _, asked = marks:probe(plan)
+    marks:lower(0, "2026-01-01T00:00:01.000000Z") -- committed after the probe had read
+    marks:moved({ { priority = 0, at = "2026-01-01T00:00:02.000000Z" } }, asked)
+    assert.equal("-infinity", marks.at[0])
+  end)
+end)
+
 describe("what a claim reads", function()
   local storage, conn
 
@@ -178,30 +190,34 @@ describe("what a claim reads", function()
     assert.is_nil(plan:find('"Sort"', 1, true))
   end)
 
-  it("does not depend on what was finished under a snapshot that is still held", function()
+  local function under_snapshot(policy)
     storage.db:exec "TRUNCATE workflow_jobs"
     fill(5000)
     local snapshot <close> = storage.db:acquire()
     snapshot:exec "BEGIN ISOLATION LEVEL REPEATABLE READ"
     snapshot:query "SELECT 1"
     local worker
-    worker = workers.new(storage, { handler = function() end, finished = function()
+    worker = workers.new(storage, { policy = policy, handler = function() end, finished = function()
       return worker.counts.completed == 5000
     end })
     worker:run()
-    local marks = worker.marks
-    local from_head = { claim.sql("priority DESC, scheduled_at", "NOT suspect"), 10 }
-    local head = explain(from_head)
+    local marks, plan = worker.marks, worker.policy:plan_or_default(10)
+    local head = explain { claim.sql(plan.order, "NOT suspect"), 10 }
     assert.is_true(head > 100, head .. " pages from the head") -- it is the case that is meant
-    marks:saw { { priority = 0 } } -- they were forgotten at the end of the queue
+    marks:saw({ { priority = 0 } }, plan) -- they were forgotten at the end of the queue
     repeat
-      local probe, asked = marks:probe { order = "priority DESC, scheduled_at" }
+      local probe, asked = marks:probe(plan)
       if probe then marks:moved(conn:query(table.unpack(probe)), asked) end
       nebula.task.sleep(0.01)
-    until marks.at[0] ~= "-infinity"
-    local plan = { order = "priority DESC, scheduled_at", limit = 10 }
+    until (marks.at[0] or marks.at.scheduled_at) ~= "-infinity"
     local pages = explain(marks:statement(claim.sql, "NOT suspect", plan))
     assert.is_true(pages < 25, ("%d pages, %d from the head"):format(pages, head))
     snapshot:exec "COMMIT"
+  end
+
+  it("does not depend on what was finished under a snapshot that is still held", function()
+    under_snapshot "priority"
   end)
+
+  it("nor where jobs are taken by time alone", function() under_snapshot "fifo" end)
 end)

@@ -242,6 +242,19 @@ describe("the worker", function()
     assert.same({ completed = 3 }, statuses())
   end)
 
+  it("rescues them also where one of their payloads is beyond what can be read", function()
+    push(2)
+    storage:claim_jobs("vanished", 2)
+    storage.db:exec "UPDATE workflow_jobs SET lease_until = now() - interval '1 s'"
+    storage.db:exec [[
+      UPDATE workflow_jobs SET payload = (repeat('[', 5000) || repeat(']', 5000))::jsonb
+      WHERE id = (SELECT id FROM workflow_jobs LIMIT 1)
+    ]]
+    work(function() end)
+    assert.equal(2, storage.db:value "SELECT count(*) FROM workflow_jobs WHERE failures -> 0 ->> 'kind' = 'lost'")
+    assert.equal(0, storage.db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'running'")
+  end)
+
   it("goes on when its claim connections are ended under it", function()
     push(400)
     local killer = nebula.task.spawn(function()

@@ -128,8 +128,9 @@ local function held(self, what, given)
   return job
 end
 
+-- Writes the ends of these claims, all or none. Returns the rows by their ids.
 local function finish(self, what, entries, db)
-  if #entries == 0 then return end
+  if #entries == 0 then return {} end
   local stood = settle.leased(db or self.db, entries, true)
   local missing = {}
   for _, entry in ipairs(entries) do
@@ -145,6 +146,7 @@ local function finish(self, what, entries, db)
     }, 0)
   end
   for _, entry in ipairs(entries) do self.claims[entry.job.id] = nil end
+  return stood
 end
 
 --- Completes claimed jobs, all or none. Each is a job as claimed (its `result` field is kept as the
@@ -196,8 +198,9 @@ end
 function claim.release_jobs(self, list)
   local entries = {}
   for i, job in ipairs(list) do entries[i] = { job = held(self, "release_jobs", job), outcome = outcome.released() } end
-  finish(self, "release_jobs", entries)
-  self:wake(news.ALL)
+  local since = {}
+  for _, row in pairs(finish(self, "release_jobs", entries)) do news.add(since, row.priority, row.scheduled_at) end
+  if #entries > 0 then self:wake(since) end
   return #entries
 end
 

@@ -79,19 +79,27 @@ function manage.requeue_jobs(self, given, db)
     ))
   ]]
   local sql = ([[
-    UPDATE workflow_jobs
-    SET status = 'pending', retry_count = 0, scheduled_at = now(), suspect = false, locked_by = NULL, locked_at = NULL,
-      lease_until = NULL, finished_at = NULL, progress = NULL
-    WHERE id IN (
-      SELECT DISTINCT ON (coalesce(unique_key, id::text)) id FROM workflow_jobs %s %s
+    WITH changed AS (
+      UPDATE workflow_jobs
+      SET status = 'pending', retry_count = 0, scheduled_at = now(), suspect = false, locked_by = NULL,
+        locked_at = NULL, lease_until = NULL, finished_at = NULL, progress = NULL
+      WHERE id IN (
+        SELECT DISTINCT ON (coalesce(unique_key, id::text)) id FROM workflow_jobs %s %s
+      )
+      AND status = ANY ('{failed,cancelled,dead}')
+      RETURNING priority, scheduled_at
     )
-    AND status = ANY ('{failed,cancelled,dead}')
+    SELECT priority, count(*) AS jobs, min(scheduled_at) AS at FROM changed GROUP BY priority
   ]]):format(filter.where(conditions), given.limit and ("LIMIT %d"):format(filter.limit(what, given)) or "")
-  local count = (db or self.db):exec(sql, table.unpack(args, 1, args.n))
+  local count, since = 0, {}
+  for _, row in ipairs((db or self.db):query(sql, table.unpack(args, 1, args.n))) do
+    count = count + row.jobs
+    news.add(since, row.priority, row.at)
+  end
   if count > 0 and not db then
-    self:wake(news.ALL)
+    self:wake(since)
   elseif count > 0 then
-    db:on_commit(function() self:wake(news.ALL) end)
+    db:on_commit(function() self:wake(since) end)
   end
   return count
 end

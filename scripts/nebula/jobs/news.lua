@@ -24,14 +24,20 @@ function news.teller(db)
   return setmetatable({ db = db, name = nebula.crypto.uuid_v4():sub(1, 8), sent = -INTERVAL }, Teller)
 end
 
+--- Adds to a table of news that a job of the priority is due since then.
+---@param since table<integer, string>
+---@param priority? integer one without is of another program, whose jobs each claim looks for from the head
+---@param at string
+function news.add(since, priority, at)
+  if priority and (not since[priority] or at < since[priority]) then since[priority] = at end
+end
+
 local function merged(old, new)
   if old == news.ALL or new == news.ALL then return news.ALL end
   if not old or not new then return old or new end
   local all = {}
   for _, part in ipairs { old, new } do
-    for priority, at in pairs(part) do
-      if not all[priority] or at < all[priority] then all[priority] = at end
-    end
+    for priority, at in pairs(part) do news.add(all, priority, at) end
   end
   return all
 end

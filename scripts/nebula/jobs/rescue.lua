@@ -3,6 +3,7 @@
 --
 -- Which ones, is `{where=, why=, alone=}`: SQL with its parameters, what is noted as their failure,
 -- and whether what comes back runs alone from now on.
+local nebula = require "nebula"
 local news = require "nebula.jobs.news"
 local outcome = require "nebula.jobs.outcome"
 local settle = require "nebula.jobs.settle"
@@ -23,13 +24,14 @@ rescue.UNLEASED = {
   why = "it ran for too long without a lease",
 }
 
--- `beside`: its process ran a suspect when it vanished, which is to blame alone.
+-- `beside`: its process ran a suspect when it vanished, which is to blame alone. `now`: the earliest that
+-- those which are tried again can be due.
 local ROWS = [[
-  SELECT ctid::text AS at, id, workflow_id, execution_id, priority, retry_count, max_retries, lane, payload, failures,
-    locked_by, suspect, status = 'running' AND NOT suspect AND EXISTS (
+  SELECT ctid::text AS at, id, workflow_id, execution_id, priority, scheduled_at, retry_count, max_retries, lane,
+    failures, locked_by, now() AS now, suspect, status = 'running' AND NOT suspect AND EXISTS (
       SELECT FROM workflow_jobs s
       WHERE s.status = 'running' AND s.lease_until IS NOT NULL AND s.suspect AND s.locked_by = workflow_jobs.locked_by
-    ) AS beside
+    ) AS beside %s
   FROM workflow_jobs
   WHERE %s
   LIMIT %d
@@ -45,27 +47,43 @@ function rescue.count(db, which, ...)
   return db:value("SELECT count(*) FROM workflow_jobs WHERE " .. which.where, ...)
 end
 
---- Rescues a batch of them. Returns how many there were, and how many of them have ended for good.
+-- The rows, locked. Payloads that are beyond what can be read (nested too deep, too large) must not keep
+-- the batch from its rescue: then the policy decides without them.
+local function lock(tx, where, args)
+  local rows, err = nebula.try(tx.transaction, tx, function()
+    return tx:query(ROWS:format(", payload", where, BATCH), table.unpack(args, 1, args.n))
+  end)
+  if rows then return rows end
+  if err.kind ~= "limit" then error(err, 0) end
+  return tx:query(ROWS:format("", where, BATCH), table.unpack(args, 1, args.n))
+end
+
+--- Rescues a batch of them. Returns how many there were, how many of them have ended for good, and since
+--- when which of the others are due, as jobs/news.lua has it.
 ---@param storage nebula.Storage
 ---@param policy nebula.Policy
 ---@param which {where: string, why: string, alone?: boolean}
 ---@param ... any the parameters of `where`
----@return integer rescued, integer dead
+---@return integer rescued, integer dead, table<integer, string> since
 function rescue.batch(storage, policy, which, ...)
   local args = table.pack(...)
   return storage.db:transaction(function(tx)
-    local rows = tx:query(ROWS:format(which.where, BATCH), table.unpack(args, 1, args.n))
-    if #rows == 0 then return 0, 0 end
-    local at, outcomes, dead = {}, {}, 0
+    local rows = lock(tx, which.where, args)
+    if #rows == 0 then return 0, 0, {} end
+    local at, outcomes, dead, since = {}, {}, 0, {}
     for i, job in ipairs(rows) do
       at[i] = job.at
       local made = job.beside and outcome.released(job) or outcome.lost(policy, job, which.why, job.locked_by)
       if which.alone then made.suspect = made.status == "pending" end
-      if made.status == "dead" then dead = dead + 1 end
+      if made.status == "dead" then
+        dead = dead + 1
+      else
+        news.add(since, job.priority, made.delay and job.now or job.scheduled_at)
+      end
       outcomes[i] = made
     end
     tx:exec(settle.OTHER_LOCKED, '{"' .. table.concat(at, '","') .. '"}', settle.columns(outcomes))
-    return #rows, dead
+    return #rows, dead, since
   end)
 end
 
@@ -78,10 +96,10 @@ end
 function rescue.all(storage, policy, which, ...)
   local total = 0
   repeat
-    local count = rescue.batch(storage, policy, which, ...)
+    local count, _, since = rescue.batch(storage, policy, which, ...)
     total = total + count
+    if count > 0 then storage:wake(since) end
   until count < BATCH
-  if total > 0 then storage:wake(news.ALL) end
   return total
 end
 

@@ -63,19 +63,19 @@ local HELD = [[
     FROM d
     WHERE j.id = d.id
     AND (NOT %s OR (SELECT count(*) FROM d) = cardinality(%s))
-    RETURNING j.id
+    RETURNING %s
   )
-  SELECT id FROM changed
+  SELECT * FROM changed
 ]]
 
 settle.COMPLETE_LEASED = HELD:format(
   "$2::uuid[], $3::bigint[], $4::uuid[], $5::jsonb[]", "job, token, worker, result",
-  COMPLETED_SET:gsub("%$1::uuid", "d.worker"), "$1::boolean", "$2::uuid[]")
+  COMPLETED_SET:gsub("%$1::uuid", "d.worker"), "$1::boolean", "$2::uuid[]", "j.id")
 
 settle.OTHER_LEASED = HELD:format(
   "$2::uuid[], $3::bigint[], $4::uuid[], $5::text[], $6::int[], $7::float8[], $8::text[], $9::jsonb[], $10::boolean[]",
   "job, token, worker, status, counted, delay, message, failure, suspect",
-  OTHER_SET, "$1::boolean", "$2::uuid[]")
+  OTHER_SET, "$1::boolean", "$2::uuid[]", "j.id, j.priority, j.scheduled_at")
 
 -- Locked rows become leases.
 settle.LEASE_LOCKED = [[
@@ -114,7 +114,8 @@ end
 ---@param db nebula.pg.Pool|nebula.pg.Transaction
 ---@param entries {job: table, outcome: table}[]
 ---@param whole boolean
----@return table<string, boolean> stood the ids that were changed
+---@return table<string, {priority?: integer, scheduled_at?: string}> stood by the ids that were changed; with the two
+---  where the job is not completed
 function settle.leased(db, entries, whole)
   local stood = {}
   local done, other = {}, {}
@@ -135,7 +136,7 @@ function settle.leased(db, entries, whole)
       else
         rows = db:query(settle.OTHER_LEASED, whole, ids, tokens, workers, settle.columns(outcomes))
       end
-      for _, row in ipairs(rows) do stood[row.id] = true end
+      for _, row in ipairs(rows) do stood[row.id] = row end
     end
   end
   return stood

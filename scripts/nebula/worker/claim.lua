@@ -121,7 +121,7 @@ function RowLocks:take(conn, first, plan)
   local results = claim.send(conn, first)
   local rows = results[#results]
   if probe then marks:moved(results[#results - 1], asked) end
-  marks:saw(rows)
+  marks:saw(rows, plan)
   if #rows > 0 then return rows, false end
   conn:exec "COMMIT"
   if marked and worker.finished then -- one that ends where nothing is due must have looked from the head

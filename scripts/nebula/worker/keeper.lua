@@ -1,6 +1,7 @@
 -- worker/keeper.lua: what a worker does about leases: renews its own, writes the end of leased jobs
 -- in batches, and rescues the jobs whose worker has vanished.
 local nebula = require "nebula"
+local news = require "nebula.jobs.news"
 local outcome = require "nebula.jobs.outcome"
 local renew = require "nebula.jobs.renew"
 local rescue = require "nebula.jobs.rescue"
@@ -70,7 +71,7 @@ local function settle_runs(worker, runs)
   end
   stood = {}
   for _, run in ipairs(runs) do
-    if settle_runs(worker, { run })[run.job.id] then stood[run.job.id] = true end
+    stood[run.job.id] = settle_runs(worker, { run })[run.job.id]
   end
   return stood
 end
@@ -85,20 +86,18 @@ local function write(self)
     for _, run in ipairs(runs) do table.insert(self.queue, run) end
     error(err, 0)
   end
-  local back
+  local back = {}
   for _, run in ipairs(runs) do
-    local job = run.job
+    local row = stood[run.job.id]
     self:drop(run)
-    if run.outcome.status == "pending" and not run.outcome.delay and job.priority then
-      back = back or {}
-      if not back[job.priority] or job.scheduled_at < back[job.priority] then back[job.priority] = job.scheduled_at end
-    end
-    if not stood[run.job.id] then
+    if not row then
       worker.counts.lost = worker.counts.lost + 1
       worker.log.warn("the claim had ended before the job did; its outcome was dropped", { job = run.job.id })
+    elseif run.outcome.status == "pending" and not run.outcome.delay then
+      news.add(back, row.priority, row.scheduled_at)
     end
   end
-  if back then worker.storage:wake(back) end
+  if next(back) then worker.storage:wake(back) end
   worker.freed:notify()
   if worker.policy:by_lanes() then worker.pushed:notify() end -- what a cap held back may be taken now
 end

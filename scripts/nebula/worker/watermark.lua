@@ -1,4 +1,5 @@
--- worker/watermark.lua: where a claim's scan of the index begins, for each priority.
+-- worker/watermark.lua: where a claim's scan of the index begins, for each priority; or, where the policy
+-- takes jobs by time alone, for all of them.
 --
 -- Entries of finished rows stay at the head of the index while some transaction may still see them: a
 -- snapshot held for long makes each claim read all of them again. So a claim begins at a mark, the time
@@ -8,13 +9,15 @@
 -- push may take as long until it is committed. What still comes to lie below (a push that took longer,
 -- one with a time in the past, a job given back) is told by who did it, and the mark is lowered; what
 -- nobody tells (rows of other programs) is found by a look from the head each RESCAN_SECONDS, or so
--- rarely that it costs a twentieth of the time at most.
+-- rarely that it costs a twentieth of the time at most. Where it is not said which jobs came back, that
+-- look is due at once.
 --
 -- The promise: nothing is lost, and nothing waits for longer than the lag that is reported.
 local nebula = require "nebula"
+local Signal = require "nebula.worker.signal"
 
 ---@class nebula.Watermarks
----@field at table<integer, string> the mark of each known priority
+---@field at table<integer|string, string> the mark of each known priority; at BY_TIME that of all
 ---@field known integer[] the priorities, highest first
 ---@field lag number seconds by which a row that nobody told of may be late
 ---@field late integer how often the look from the head found such rows
@@ -27,7 +30,7 @@ local RESCAN_SECONDS = 4
 local RESCAN_SHARE = 0.05 -- of the time, at most
 local RETRY_SECONDS = 1
 local LOWEST = "-infinity"
-local ORDER = "priority DESC, scheduled_at" -- the one that has marks
+local ORDER, BY_TIME = "priority DESC, scheduled_at", "scheduled_at" -- those that have marks
 
 -- The first pending row of each priority $1 from $2 on, but not later than MARGIN ago.
 local PROBE = [[
@@ -45,9 +48,23 @@ local PROBE = [[
   ) head ON true
 ]]
 
+-- The first of all from $1 on. Without a priority, which says that it is of BY_TIME.
+local PROBE_BY_TIME = [[
+  SELECT least(
+    (SELECT scheduled_at
+      FROM workflow_jobs
+      WHERE status = 'pending'
+      AND scheduled_at >= $1
+      AND scheduled_at <= now()
+      ORDER BY scheduled_at
+      LIMIT 1),
+    now() - interval '100 ms') AS at
+]]
+
 ---@return nebula.Watermarks
 function Watermarks.new()
-  return setmetatable({ at = {}, known = {}, changes = 0, sql = {}, probed = 0, lag = 0, late = 0 }, Watermarks)
+  return setmetatable({ at = {}, known = {}, changes = 0, sql = {}, probed = 0, lag = 0, late = 0,
+    hurried = Signal.new() }, Watermarks)
 end
 
 --- Forgets all: the next claim begins at the head.
@@ -72,6 +89,14 @@ local function ranges(known)
   return list
 end
 
+local function by_time(self, lock, where, plan)
+  local mark = self.at[BY_TIME]
+  if not mark then return nil end
+  local key = BY_TIME .. where
+  self.sql[key] = self.sql[key] or lock(BY_TIME, "scheduled_at >= $2 AND " .. where)
+  return { self.sql[key], plan.limit, mark }
+end
+
 --- The claim's statement with its parameters, or nil where it begins at the head: another order, or
 --- nothing known yet.
 ---@param lock fun(order: string, where: string): string the statement that locks $1 rows
@@ -79,6 +104,7 @@ end
 ---@param plan nebula.Plan
 ---@return table? statement
 function Watermarks:statement(lock, where, plan)
+  if plan.order == BY_TIME then return by_time(self, lock, where, plan) end
   if plan.order ~= ORDER or not self.known[1] then return nil end
   local sql = self.sql[where]
   if not sql then
@@ -96,7 +122,10 @@ end
 
 --- Learns the priorities of rows that were taken.
 ---@param rows nebula.Job[]
-function Watermarks:saw(rows)
+---@param plan nebula.Plan
+function Watermarks:saw(rows, plan)
+  if plan.order == BY_TIME and rows[1] and not self.at[BY_TIME] then self.at[BY_TIME], self.probed = LOWEST, 0 end
+  if plan.order ~= ORDER then return end
   local last
   for _, job in ipairs(rows) do
     local priority = job.priority
@@ -120,15 +149,21 @@ end
 -- Times are compared as text, which years of other than four digits do not stand.
 local function comparable(at) return #at == 27 and at:find "^%d%d%d%d%-" and at or LOWEST end
 
---- A row of the priority became pending at a time that may lie below the mark.
+local function lower(self, key, at)
+  local mark = self.at[key]
+  at = comparable(at)
+  self.changes = self.changes + 1 -- a probe that is under way did not see the row: it may not pass it
+  if not mark or not earlier(at, mark) then return false end
+  self.at[key] = at
+  return true
+end
+
+--- A row of the priority became pending at a time that may lie below the marks.
 ---@param priority integer
 ---@param at string
 function Watermarks:lower(priority, at)
-  local mark = self.at[priority]
-  at = comparable(at)
-  if mark and earlier(at, mark) then
-    self.at[priority], self.changes = at, self.changes + 1
-  end
+  lower(self, priority, at)
+  lower(self, BY_TIME, at)
 end
 
 local function probe(known, marks)
@@ -143,19 +178,26 @@ end
 ---@return table? statement, integer? asked
 function Watermarks:probe(plan)
   local now = nebula.time.monotonic()
-  if plan.order ~= ORDER or not self.known[1] or now < self.probed + PROBE_SECONDS then return nil end
+  if now < self.probed + PROBE_SECONDS then return nil end
+  local statement
+  if plan.order == BY_TIME and self.at[BY_TIME] then
+    statement = { PROBE_BY_TIME, self.at[BY_TIME] }
+  elseif plan.order == ORDER and self.known[1] then
+    statement = probe(self.known, self.at)
+  end
+  if not statement then return nil end
   self.probed = now
-  return probe(self.known, self.at), self.changes
+  return statement, self.changes
 end
 
----@param rows {priority: integer, at: string}[]
+---@param rows {priority?: integer, at: string}[]
 ---@param asked integer
 function Watermarks:moved(rows, asked)
   if asked ~= self.changes then return end -- what was lowered meanwhile, the probe did not see
   for _, row in ipairs(rows) do
-    local mark = self.at[row.priority]
-    local at = comparable(row.at)
-    if mark and earlier(mark, at) then self.at[row.priority] = at end
+    local key = row.priority or BY_TIME
+    local mark, at = self.at[key], comparable(row.at)
+    if mark and earlier(mark, at) then self.at[key] = at end
   end
 end
 
@@ -163,12 +205,19 @@ end
 
 -- Returns whether a mark was lowered.
 local function rescan(self, db, planner)
-  if not self.known[1] then return false end
-  local results = db:batch { { planner }, probe(self.known) }
-  local before = self.changes
-  for _, row in ipairs(results[2]) do self:lower(row.priority, row.at) end
-  return self.changes ~= before
+  local looks = { { planner } }
+  if self.known[1] then looks[2] = probe(self.known) end
+  if self.at[BY_TIME] then looks[#looks + 1] = { PROBE_BY_TIME, LOWEST } end
+  if #looks == 1 then return false end
+  local lowered, results = false, db:batch(looks)
+  for i = 2, #looks do
+    for _, row in ipairs(results[i]) do lowered = lower(self, row.priority or BY_TIME, row.at) or lowered end
+  end
+  return lowered
 end
+
+--- Jobs came back that nobody names: the next look from the head is due.
+function Watermarks:hurry() self.hurried:notify() end
 
 --- Body of a task: looks from the head on a connection of its own, and calls found() where a row was
 --- below its mark.
@@ -177,19 +226,23 @@ end
 ---@param log nebula.log.logger
 ---@param found fun()
 function Watermarks:rescans(db, planner, log, found)
-  local wait = RESCAN_SECONDS
+  local wait, least = RESCAN_SECONDS, 0
   while true do
-    nebula.task.sleep(wait)
+    local slept = nebula.time.monotonic()
+    if self.hurried:wait(wait) then
+      nebula.task.sleep(math.max(0, slept + least - nebula.time.monotonic()))
+    end
     local began = nebula.time.monotonic()
     local late, err = nebula.try(rescan, self, db, planner)
     local took = nebula.time.monotonic() - began
     if err then
       log.warn("looking for late jobs failed; it is tried again", { error = err.message })
-      wait = RETRY_SECONDS
+      wait, least = RETRY_SECONDS, RETRY_SECONDS
       self.lag = self.lag + took + wait
     else
-      wait = math.max(RESCAN_SECONDS, took / RESCAN_SHARE)
-      if took / RESCAN_SHARE > RESCAN_SECONDS then
+      least = took / RESCAN_SHARE
+      wait = math.max(RESCAN_SECONDS, least)
+      if least > RESCAN_SECONDS then
         log.warn("looking for late jobs takes long (is a snapshot held open?): jobs that other programs insert "
           .. "with a time in the past may be late", { seconds = wait })
       end
