@@ -52,7 +52,7 @@ describe("pg pool under its users", function()
     assert.equal(1000, #errors)
     for _, err in ipairs(errors) do
       assert.equal("pool", err.kind)
-      assert.matches("pool_spec.lua:%d+ for 0.%d s, ", err.message)
+      assert.matches("pool_spec.lua:%d+ for %d+%.%d s, ", err.message)
     end
     assert.equal(1000, db:stats().timeouts)
     for _, connection in ipairs(held) do connection:close() end
