@@ -1,6 +1,7 @@
 -- plot.lua: charts in the terminal: `plot(rows, x, y)` draws bars, `plot.sparkline` a line of text,
--- `plot.histogram` how values are distributed.
+-- `plot.histogram` how values are distributed; and `plot.svg`, bars as a picture.
 local nebula = require "nebula"
+local svg = require "nebula.svg"
 local ui = require "nebula.ui"
 
 local plot = {}
@@ -92,6 +93,29 @@ function plot.histogram(list, column, bins, write)
     row.count = row.count + 1
   end
   plot.bars(rows, "range", "count", write)
+end
+
+local PICTURE, LEFT, RIGHT, TOP, STEP = 720, 200, 90, 36, 20 -- pixels
+
+--- Rows as bars of an SVG picture, as plot.bars draws them.
+---@param rows table[]
+---@param x string the column that labels a bar
+---@param y string the column with its length
+---@param title string
+---@return string
+function plot.svg(rows, x, y, title)
+  local most = 0
+  for _, row in ipairs(rows) do most = math.max(most, tonumber(row[y]) or 0) end
+  local out, top = { svg.text(16, 20, title, ' font-size="14"') }, TOP
+  for _, row in ipairs(rows) do
+    local share = most > 0 and math.max(tonumber(row[y]) or 0, 0) / most or 0
+    local width = share * (PICTURE - LEFT - RIGHT)
+    out[#out + 1] = svg.text(LEFT - 8, top + 12, ui.fit(tostring(row[x]), 28), ' text-anchor="end"')
+    out[#out + 1] = ('<rect x="%d" y="%d" width="%.1f" height="14" fill="#4477aa"/>'):format(LEFT, top, width)
+    out[#out + 1] = svg.text(LEFT + width // 1 + 6 | 0, top + 12, tostring(row[y]))
+    top = top + STEP
+  end
+  return svg.document(PICTURE, top + 12, out)
 end
 
 return setmetatable(plot, { __call = function(_, ...) plot.bars(...) end })

@@ -1,4 +1,6 @@
--- tasks/stats.lua: nebula task stats [--since 7d] [--plot] [--json]
+-- tasks/stats.lua: nebula task stats [--since 7d] [--plot] [--svg FILE] [--json]
+local nebula = require "nebula"
+local plot = require "nebula.plot"
 local ui = require "nebula.ui"
 local workflow_names = require "nebula.tasks.workflow_names"
 
@@ -62,6 +64,7 @@ return {
     since = { type = "duration", default = "7d", help = "how far back" },
     workflow = { type = "string", help = "only this workflow, by name" },
     plot = { default = false, help = "also a chart of executions by day" },
+    svg = { type = "file", help = "write that chart as a picture" },
   },
 
   run = function(ctx, opts)
@@ -76,6 +79,9 @@ return {
         columns = { "handler", "status", "jobs", "retries", "total_p50", "total_p95" } },
       { title = "Artifacts", name = "artifacts", rows = blobs, columns = { "prefix", "objects", "size" } },
     }
+    if opts.svg then
+      nebula.fs.write(opts.svg, plot.svg(by_day(executions), "day", "executions", "Executions a day"))
+    end
     if opts.plot then
       sections[#sections + 1] = { title = "Executions a day", name = "days", rows = by_day(executions),
         plot = { "day", "executions" } }

@@ -108,8 +108,11 @@ describe("maintenance", function()
     for _, row in ipairs(stats.executions) do total = total + row.executions end
     for _, row in ipairs(stats.jobs) do jobs = jobs + row.jobs end
     assert.same({ 500, 500 }, { total, jobs })
-    out = child.run { file = PROGRAM, args = { "task", "stats", "--since", "30d", "--plot" },
+    local picture = directory.make "stats" .. "/days.svg"
+    out = child.run { file = PROGRAM, args = { "task", "stats", "--since", "30d", "--plot", "--svg", picture },
       env = { DATABASE_URL = url } }
+    local days = db:value "SELECT count(DISTINCT date_trunc('day', created_at, 'UTC')) FROM executions"
+    assert.equal(days + 1, select(2, child.read_file(picture):gsub("<rect ", "")))
     assert.matches("Executions a day\n%d%d%d%d%-%d%d%-%d%d", out.stdout)
   end)
 

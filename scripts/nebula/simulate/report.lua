@@ -1,4 +1,5 @@
 -- simulate/report.lua: simulations side by side: tables and bars for the terminal, and an SVG.
+local svg = require "nebula.svg"
 local ui = require "nebula.ui"
 
 local report = {}
@@ -85,23 +86,13 @@ end
 local COLOURS = { "#3b6fb6", "#d9822b", "#3f9b5d", "#b23a48", "#7a5ea8", "#6b6b6b" }
 local BAR, GAP, LEFT, WIDTH, TOP = 14, 10, 180, 860, 56
 
-local ESCAPES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;" }
-
-local function escaped(text)
-  return (ui.printable(tostring(text)):gsub('[&<>"]', ESCAPES))
-end
-
-local function text(x, y, content, extra)
-  return ('<text x="%d" y="%d"%s>%s</text>'):format(x, y, extra or "", escaped(content))
-end
-
 -- A bar up to the 99th percentile, darker up to the 95th, darkest up to the median.
 local function bars(out, y, lane, colour, scale)
   for _, part in ipairs { { lane.wait.p99, 0.3 }, { lane.wait.p95, 0.6 }, { lane.wait.p50, 1 } } do
     out[#out + 1] = ('<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s" fill-opacity="%.1f"/>')
       :format(LEFT, y, part[1] * scale, BAR, colour, part[2])
   end
-  out[#out + 1] = text(LEFT + 4 + math.floor(lane.wait.p99 * scale), y + BAR - 3, round(lane.wait.p95))
+  out[#out + 1] = svg.text(LEFT + 4 + math.floor(lane.wait.p99 * scale), y + BAR - 3, round(lane.wait.p95))
 end
 
 --- The same as a picture: for each lane and policy a bar of the median, the 95th and the 99th percentile of
@@ -120,10 +111,10 @@ function report.svg(results)
   for i, result in ipairs(results) do
     local colour = COLOURS[(i - 1) % #COLOURS + 1]
     out[#out + 1] = ('<rect x="%d" y="30" width="10" height="10" fill="%s"/>'):format(LEFT + (i - 1) * 140, colour)
-    out[#out + 1] = text(LEFT + 14 + (i - 1) * 140, 39, result.policy)
+    out[#out + 1] = svg.text(LEFT + 14 + (i - 1) * 140, 39, result.policy)
   end
   for _, key in ipairs(keys) do
-    out[#out + 1] = text(LEFT - 8, y + BAR - 3, ui.fit(key, 26), ' text-anchor="end"')
+    out[#out + 1] = svg.text(LEFT - 8, y + BAR - 3, ui.fit(key, 26), ' text-anchor="end"')
     for i, result in ipairs(results) do
       if result.lanes[key] then bars(out, y, result.lanes[key], COLOURS[(i - 1) % #COLOURS + 1], scale) end
       y = y + BAR + 2
@@ -132,15 +123,12 @@ function report.svg(results)
   end
   for _, result in ipairs(results) do
     y = y + 18
-    out[#out + 1] = text(16, y, ("%s: fairness %s, utilisation %s, longest starvation %s s, %d completed, %d waiting")
-      :format(result.policy, round(result.fairness), round(result.utilisation), round(result.starved),
-        result.completed, result.waiting))
+    local line = "%s: fairness %s, utilisation %s, longest starvation %s s, %d completed, %d waiting"
+    out[#out + 1] = svg.text(16, y, line:format(result.policy, round(result.fairness), round(result.utilisation),
+      round(result.starved), result.completed, result.waiting))
   end
-  local head = ('<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" '
-    .. 'font-size="12">'):format(WIDTH, y + 20)
-  return table.concat({ head, '<rect width="100%" height="100%" fill="white"/>',
-    text(16, 20, "Seconds that jobs wait: median, 95th and 99th percentile", ' font-size="14"'),
-    table.concat(out, "\n"), "</svg>\n" }, "\n")
+  table.insert(out, 1, svg.text(16, 20, "Seconds that jobs wait: median, 95th and 99th percentile", ' font-size="14"'))
+  return svg.document(WIDTH, y + 20, out)
 end
 
 return report
