@@ -1,5 +1,6 @@
 -- Another engine on the same tables, that knows V1 to V3 alone: it pushes, claims and finishes by plain SQL
 -- beside our worker.
+local directory = require "spec.support.directory"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
@@ -88,5 +89,29 @@ describe("an engine that knows V1 to V3", function()
     assert.equal(ENGINE, storage:get_job(held).locked_by)
     assert.equal("whatever", storage:get_execution(run).status)
     assert.equal(1, engine:exec("UPDATE workflow_jobs SET status = 'completed' WHERE id = $1", held))
+  end)
+
+  it("keeps the jobs that name no handler, whatever the policy: our worker takes those that do", function()
+    local url = postgres.database()
+    local storage <close> = storages.with_pool_config(url, { max_size = 6 })
+    storage:run_migrations { log = function() end }
+    local workflow = storage:save_workflow { name = "shared", definition = {} }
+    local handlers = directory.make "engine-handlers"
+    nebula.fs.write(handlers .. "/ours.lua", "return function() end")
+    for _ = 1, 40 do storage.db:exec(PUSH, workflow.id, nebula.crypto.uuid_v7()) end
+    storage.db:exec "INSERT INTO workflow_jobs (payload) VALUES (NULL), ('[\"handler\"]'), ('{\"handler\": null}')"
+    for _, source in ipairs {
+      "return {}", "return { lane = 'payload.tenant', claim = function() return { cap = 2 } end }",
+      "return { select = function(candidates) return candidates end }",
+    } do
+      local path = handlers .. "/policy.lua.txt"
+      nebula.fs.write(path, source)
+      storage.db:exec [[INSERT INTO workflow_jobs (payload) SELECT '{"handler": "ours"}' FROM generate_series(1, 20)]]
+      local counts = workers.new(storage, { drain = true, handlers = handlers, policy = path }):run()
+      assert.same({ 20, 20, 0 }, { counts.claimed, counts.completed, counts.failed })
+    end
+    assert.same({ { count = 43, retry_count = 0 } }, { table.unpack(storage.db:query [[
+      SELECT count(*) AS count, max(retry_count) AS retry_count FROM workflow_jobs WHERE status = 'pending'
+    ]]) })
   end)
 end)

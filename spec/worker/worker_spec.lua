@@ -136,7 +136,7 @@ describe("the worker", function()
     }
     local ids = {}
     for name in pairs(wanted) do ids[name] = storage:push_job { payload = { handler = name } }.id end
-    local nameless = storage:push_job { payload = {} }.id
+    local nameless = storage:push_job { payload = { handler = 7 } }.id
     workers.new(storage, { handlers = handlers, drain = true }):run()
     for name, id in pairs(ids) do
       local row = storage:get_job(id)

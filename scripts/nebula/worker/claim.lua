@@ -79,12 +79,19 @@ function claim.sql(order, where, columns) return CLAIM:format(columns or claim.C
 local RowLocks = {}
 RowLocks.__index = RowLocks
 
+--- What a worker takes: of one workflow where it is limited to that; and jobs that name a handler, unless
+--- one function is there for all. The others are another engine's on the same table, which does them itself.
+---@param worker nebula.Worker
+---@return string where
+function claim.mine(worker)
+  local mine = worker.handlers.only and "true" or "payload ->> 'handler' IS NOT NULL"
+  return worker.workflow_id and ("%s AND workflow_id = '%s'"):format(mine, worker.workflow_id) or mine
+end
+
 ---@param worker nebula.Worker
 ---@return nebula.RowLocks
 function claim.row_locks(worker)
-  local where = "NOT suspect"
-  if worker.workflow_id then where = where .. (" AND workflow_id = '%s'"):format(worker.workflow_id) end
-  return setmetatable({ worker = worker, where = where, known = {} }, RowLocks)
+  return setmetatable({ worker = worker, where = "NOT suspect AND " .. claim.mine(worker), known = {} }, RowLocks)
 end
 
 function RowLocks:condition()

@@ -51,8 +51,7 @@ local CLAIM_SUSPECT = claim.sql("scheduled_at", "suspect AND " .. pause.RUNS)
 local function lanes_of(worker, suspects)
   return laned.new {
     worker = worker.id, lease = worker.settings.lease, policy = function() return worker.policy end,
-    where = worker.workflow_id and ("workflow_id = '%s'"):format(worker.workflow_id), suspects = suspects,
-    turn = worker.turn,
+    where = claim.mine(worker), suspects = suspects, turn = worker.turn,
   }
 end
 
