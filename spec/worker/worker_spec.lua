@@ -6,10 +6,11 @@ local storages = require "nebula.storage"
 local workers = require "nebula.worker"
 
 describe("the worker", function()
-  local storage
+  local storage, url
 
   setup(function()
-    storage = storages.with_pool_config(postgres.database(), { max_size = 20 })
+    url = postgres.database()
+    storage = storages.with_pool_config(url, { max_size = 20 })
     storage:run_migrations { log = function() end }
     storage.db:exec "CREATE TABLE effects (job UUID, n INTEGER)"
   end)
@@ -65,7 +66,9 @@ describe("the worker", function()
       return out
     end }]])
     local order = {}
-    work(function(_, job) order[#order + 1] = job.payload.n end, { policy = path, concurrency = 1, connections = 1 })
+    local own <close> = storages.with_pool_config(url, { max_size = 5 }) -- which keeps the policy
+    workers.new(own, { handler = function(_, job) order[#order + 1] = job.payload.n end, drain = true, policy = path,
+      concurrency = 1, connections = 1 }):run()
     assert.same({ 6, 5, 4, 3 }, order)
     assert.same({ completed = 4, pending = 2 }, statuses())
   end)
