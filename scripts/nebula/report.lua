@@ -17,12 +17,16 @@ local function own_frames(traceback)
   return #lines > 1 and table.concat(lines, "\n") or nil
 end
 
--- Whether a frame is of somebody's own file, not of the host's scripts (whose long paths Lua shortens).
-local function has_own_file(traceback)
+-- Of the host's scripts, whose long paths Lua shortens.
+local function is_ours(file) return file:find "scripts/nebula/" or file:find "scripts/tasks/" or file:find "scripts/repl/" end
+
+-- Whether a traceback tells something: a frame is of somebody's own file, or the host has the mistake.
+local function helps(traceback, message)
+  local file = message:match "^(%S-):%d+:"
+  if file and is_ours(file) then return true end
   for line in traceback:gmatch "[^\n]+" do
-    local file = line:match "^%s+(.-):%d+:"
-    if file and not (file:find("scripts/nebula/", 1, true) or file:find("scripts/tasks/", 1, true)
-      or file:find("scripts/repl/", 1, true)) then return true end
+    file = line:match "^%s+(.-):%d+:"
+    if file and not is_ours(file) then return true end
   end
   return false
 end
@@ -62,8 +66,7 @@ function report.print(err, prefix)
     lines[#lines + 1] = detail
     local plain = PLAIN[err.kind] or rawget(err, "usage") or tostring(err.code):find "^08" -- no connection
     local traceback = not plain and err.traceback and own_frames(err.traceback)
-    -- Of the host's frames alone nothing is to be learnt, unless it is the host that has the mistake.
-    if traceback and (err.kind == "script" or has_own_file(traceback)) then lines[#lines + 1] = traceback end
+    if traceback and helps(traceback, tostring(err.message)) then lines[#lines + 1] = traceback end
   end
   io.stderr:write(table.concat(lines, "\n"), "\n")
 end

@@ -30,7 +30,13 @@ describe("a failed command", function()
   end)
 
   it("shows a traceback where a file of its user is in it, and none of the host's frames alone", function()
-    assert.falsy(run("queue", "show", "x").stderr:find("traceback", 1, true))
+    local project = nebula.scratch()
+    nebula.write(project, { ["policies/.keep"] = "", ["tasks/broken.lua"] = "return {\n" })
+    for _, words in ipairs { { "queue", "show", "x" }, { "task", "broken" } } do
+      local answer = nebula.run { args = words, env = { DATABASE_URL = url }, cwd = project }
+      assert.equal(1, answer.status)
+      assert.falsy(answer.stderr:find("traceback", 1, true), answer.stderr)
+    end
     assert.matches("%(command line%):1:", run("-e", "local job = storage:get_job 'x'").stderr)
   end)
 
