@@ -1,7 +1,8 @@
 -- cli.lua: what the program's command line means. The host's main task runs cli.main.
 --
 -- A command is a file scripts/nebula/cli/NAME.lua that returns a table: `summary`, `usage`,
--- `options` and `arguments` as nebula.options declares them, `run = function(opts, args)`, and
+-- `options` and `arguments` as nebula.options declares them, `run = function(opts, args, said)` (of which
+-- `said` tells the options that are on the command line), and
 -- `commands` with its subcommands, each such a table. The frame parses, prints --help, suggests
 -- the nearest name, and turns errors into the exit status. Commands are loaded when they run.
 local system = require "nebula.system"
@@ -119,7 +120,7 @@ local function run_command(path, command, words)
         options.did_you_mean(first, names_of(command.commands))))
     end
   end
-  local ok, opts, rest = pcall(options.parse, command.options or {}, words, { stop_at_argument = command.raw })
+  local ok, opts, rest, said = pcall(options.parse, command.options or {}, words, { stop_at_argument = command.raw })
   if not ok then return usage_error(path, command, opts.message or tostring(opts)) end
   if opts.help then return print_help(path, command) end
   if not command.run then
@@ -132,7 +133,7 @@ local function run_command(path, command, words)
   elseif #rest > 0 and not command.raw then
     return usage_error(path, command, ("unexpected argument %q"):format(rest[1]))
   end
-  local result = command.run(opts, args)
+  local result = command.run(opts, args, said)
   if result == false then return 1 end
   return math.type(result) == "integer" and result or 0
 end

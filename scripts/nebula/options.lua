@@ -280,7 +280,7 @@ end
 ---@param declared table<string, nebula.Option>
 ---@param argv string[]
 ---@param settings? {stop_at_argument: boolean} true: options end at the first other word
----@return table values, string[] arguments
+---@return table values, string[] arguments, table<string, boolean> said which values are of the command line
 function options.parse(declared, argv, settings)
   local values, arguments = {}, {}
   local i, only_arguments = 1, false
@@ -312,8 +312,10 @@ function options.parse(declared, argv, settings)
     end
     i = i + 1
   end
-  if values.help then return values, arguments end
-  return finish(declared, values, flag), arguments
+  if values.help then return values, arguments, {} end
+  local said = {}
+  for name in pairs(values) do said[name] = true end
+  return finish(declared, values, flag), arguments, said
 end
 
 --- Assigns the words of a command line to declared positional arguments.

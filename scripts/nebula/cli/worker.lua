@@ -23,15 +23,13 @@ local function stop_on_signals(worker, is_child)
 end
 
 -- Command lines before nebula.conf.lua before defaults.
-local function settings(opts)
-  local options = require "nebula.options"
-  local defaults = options.coerce(OPTIONS, {})
-  local given = {}
-  for name, value in pairs(require("nebula.config").settings().file.worker or {}) do given[name] = value end
-  for name, value in pairs(opts) do
-    if value ~= defaults[name] then given[name] = value end
-  end
-  return options.coerce(OPTIONS, given, "worker")
+local function settings(opts, said)
+  local nebula, options = require "nebula", require "nebula.options"
+  local given, err = nebula.try(options.coerce, OPTIONS, require("nebula.config").settings().file.worker,
+    "nebula.conf.lua: worker")
+  if err then error(nebula.error { kind = "config", message = err.message }, 0) end
+  for name in pairs(said) do given[name] = opts[name] end
+  return given
 end
 
 local function reload_on_hangup(worker)
@@ -82,10 +80,10 @@ built in; an edited file is loaded again between two jobs. The first SIGTERM or 
 for those that run; the second gives them back. SIGHUP reads the handlers, the policy's file and the periodic jobs
 of nebula.conf.lua again.]],
   options = OPTIONS,
-  run = function(opts)
+  run = function(opts, _, said)
     local nebula = require "nebula"
     local config = require("nebula.config").settings()
-    local given = settings(opts)
+    local given = settings(opts, said)
     local is_child = require("nebula.worker.supervisor").is_child()
     if given.processes > 1 and not is_child then
       require("nebula.periodic").entries(config.file.periodic)
