@@ -18,7 +18,9 @@ local function own_frames(traceback)
 end
 
 -- Of the host's scripts, whose long paths Lua shortens.
-local function is_ours(file) return file:find "scripts/nebula/" or file:find "scripts/tasks/" or file:find "scripts/repl/" end
+local function is_ours(file)
+  return file:find "scripts/nebula/" or file:find "scripts/tasks/" or file:find "scripts/repl/"
+end
 
 -- Whether a traceback tells something: a frame is of somebody's own file, or the host has the mistake.
 local function helps(traceback, message)
