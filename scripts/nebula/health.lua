@@ -8,6 +8,15 @@ local ui = require "nebula.ui"
 
 local health = { CHECKS = {} }
 
+--- Indexes that are invalid: name, table, and whether one is being built on that table.
+health.INVALID = [[
+  SELECT i.indexrelid::regclass::text AS name, i.indrelid::regclass::text AS "table",
+    EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid = i.indrelid) AS building
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+  WHERE NOT i.indisvalid AND c.relkind = 'i'
+  ORDER BY 1
+]]
+
 local OLD_TRANSACTION, VERY_OLD = 300, 3600 -- seconds
 local SLOT_BYTES = 1 << 30
 local XID_WARNING, XID_CRITICAL = 500000000, 1500000000 -- of two thousand million
@@ -118,10 +127,7 @@ check("index bloat", ([[
 end)
 
 check("invalid indexes", [[
-  SELECT i.indexrelid::regclass::text AS index, i.indrelid::regclass::text AS relation
-  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-  WHERE NOT i.indisvalid AND c.relkind = 'i'
-    AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid = i.indrelid)
+  SELECT name AS index, "table" AS relation FROM (]] .. health.INVALID .. [[) invalid WHERE NOT building
 ]], function(row)
   return {
     severity = "warning", object = row.index, kind = "invalid",

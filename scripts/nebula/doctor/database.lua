@@ -1,4 +1,5 @@
 -- doctor/database.lua: what may be wrong with the database: each check reads, and says what it found.
+local health = require "nebula.health"
 local migrate = require "nebula.migrate"
 local nebula = require "nebula"
 local config = require "nebula.config"
@@ -122,14 +123,7 @@ check("connections", nil, function(self, db)
 end)
 
 check("indexes", nil, function(self, db)
-  local rows = db:query [[
-    SELECT i.indexrelid::regclass::text AS name, i.indrelid::regclass::text AS "table",
-      EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid) AS building
-    FROM pg_index i
-    JOIN pg_class c ON c.oid = i.indexrelid
-    WHERE NOT i.indisvalid AND c.relkind = 'i'
-    ORDER BY 1
-  ]]
+  local rows = db:query(health.INVALID)
   for _, row in ipairs(rows) do
     if row.building then
       self:warn("indexes", ("%s on %s is being built"):format(row.name, row.table), "wait for it to end")
