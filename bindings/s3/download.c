@@ -46,13 +46,13 @@ struct s3_download {
   s3_download_options options;
   char *key, *path, *temporary;
   http_headers headers, query, answer;
-  s3_call *head;
+  s3_call *first; /* of the whole object; given up where it is larger than a part */
   range *ranges;
   job *jobs;
   part_file *file;
   uint64_t size, given, written;
   uint32_t crc32c; /* of what is written, as a share of the whole */
-  bool ended, nameless;
+  bool ended, nameless, large;
   bool writing; /* one at a time: two threads would only spin for the lock of the file */
   s3_failure failure;
 };
@@ -129,8 +129,8 @@ static void finish(s3_download *self) {
 }
 
 static void drop(s3_download *self) {
-  s3_call_free(self->head);
-  self->head = NULL;
+  s3_call_free(self->first);
+  self->first = NULL;
   for (int i = 0; i < self->options.concurrency; i++) {
     s3_call_free(self->ranges[i].call);
     self->ranges[i].call = NULL;
@@ -203,7 +203,8 @@ static void job_done(uv_work_t *work, int status) {
     if (download->file == NULL) {
       fail_memory(download);
     } else {
-      go_on(download);
+      write_next(download);
+      if (!download->ended) go_on(download);
     }
   } else {
     download->written += length;
@@ -292,9 +293,7 @@ static bool ask_for(s3_download *self, range *at) {
   snprintf(text, sizeof text, "bytes=%" PRIu64 "-%" PRIu64, at->offset,
            at->offset + at->length - 1);
   const char *etag = http_headers_get(&self->answer, "etag");
-  bool whole =
-      at->length == self->size; /* asked for as a whole, its checksum or ETag is looked at */
-  bool well = (whole || http_headers_add(&headers, "Range", text)) &&
+  bool well = http_headers_add(&headers, "Range", text) &&
               (etag == NULL || http_headers_add(&headers, "If-Match", etag));
   s3_call_request request = {
       .what = "download",
@@ -304,7 +303,6 @@ static bool ask_for(s3_download *self, range *at) {
       .headers = &headers,
       .query = &self->query,
       .max_bytes = at->length,
-      .verify = whole,
       .deadline = self->options.deadline,
       .on_done = on_range,
       .data = at,
@@ -343,15 +341,29 @@ static void go_on(s3_download *self) {
   }
 }
 
-static void on_head(s3_call *call, void *data) {
+/* What is larger than a part is fetched in ranges; this answer was only its head then. */
+static bool on_first_head(s3_call *call, void *data) {
+  s3_download *self = data;
+  const char *size = s3_call_header(call, "content-length");
+  self->size = size == NULL ? 0 : strtoull(size, NULL, 10);
+  self->large = self->size > self->options.part_size;
+  return !self->large;
+}
+
+static void on_first(s3_call *call, void *data) {
   s3_download *self = data;
   const s3_failure failure = *s3_call_failure(call);
-  const char *size = s3_call_header(call, "content-length");
+  bool refused = failure.kind != S3_WELL && !self->large;
   bool well = http_headers_add_all(&self->answer, s3_call_headers(call));
-  if (size != NULL) self->size = strtoull(size, NULL, 10);
+  if (!refused && !self->large) {
+    range *whole = &self->ranges[0];
+    whole->body = *s3_call_body(call);
+    *s3_call_body(call) = (bytes){0};
+    self->size = self->given = whole->length = whole->body.length;
+  }
   s3_call_free(call);
-  self->head = NULL;
-  if (failure.kind != S3_WELL) {
+  self->first = NULL;
+  if (refused) {
     fail(self, &failure);
   } else if (!well) {
     fail_memory(self);
@@ -384,17 +396,20 @@ s3_download *s3_download_start(s3_client *client, const s3_download_options *opt
     self->ranges[i].download = self;
   s3_call_request request = {
       .what = "download",
-      .method = "HEAD",
+      .method = "GET",
       .key = self->key,
       .key_length = options->key_length,
       .headers = &self->headers,
       .query = &self->query,
+      .max_bytes = options->part_size,
+      .verify = true,
+      .on_head = on_first_head,
       .deadline = options->deadline,
-      .on_done = on_head,
+      .on_done = on_first,
       .data = self,
   };
-  if (well) self->head = s3_call_start(client, &request);
-  if (self->head != NULL) return self;
+  if (well) self->first = s3_call_start(client, &request);
+  if (self->first != NULL) return self;
   s3_download_free(self);
   return NULL;
 }

@@ -1,5 +1,6 @@
-/* download.h: an object into a file: ranges in parallel, all of one version, into a temporary file
- * beside the wanted one, which takes its place when every byte is there and on the disk. */
+/* download.h: an object into a file: one request where it fits into a part, else ranges in
+ * parallel, all of one version, into a temporary file beside the wanted one, which takes its place
+ * when every byte is there and on the disk. */
 #ifndef NEBULA_S3_DOWNLOAD_H
 #define NEBULA_S3_DOWNLOAD_H
 
