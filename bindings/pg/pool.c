@@ -217,7 +217,7 @@ static void reserve(pg_pool *self) {
   }
 }
 
-static void leave_queue(pg_pool *self, pg_request *r) {
+void pg_pool_leave_queue(pg_pool *self, pg_request *r) {
   pg_queue_remove(r);
   if (r->alone) self->waiting_alone--;
 }
@@ -234,7 +234,7 @@ void pg_pool_pump(pg_pool *self) {
       reserve(self);
       break;
     }
-    leave_queue(self, r);
+    pg_pool_leave_queue(self, r);
     place(self, conn, r);
     pg_request_release(r);
   }
@@ -267,7 +267,7 @@ static void on_deadline(void *data) {
   r->timer = NULL;
   r->refs++; /* its end may close the connection, which then lets go of it */
   if (waiting)
-    leave_queue(self, r);
+    pg_pool_leave_queue(self, r);
   else if (unsent)
     pg_queue_remove(r);
   pg_request_finish(r, PG_OUTCOME_TIMEOUT, NULL);
@@ -318,7 +318,7 @@ void pg_pool_submit_to(pg_pool *self, pg_conn *conn, pg_request *request) {
 
 void pg_pool_abandoned(pg_pool *self, pg_request *r) {
   if (r->queue == &self->waiting) {
-    leave_queue(self, r);
+    pg_pool_leave_queue(self, r);
     pg_request_release(r);
     loop_defer(self->loop, &self->pump);
     return;

@@ -25,10 +25,9 @@ static void on_retry(void *data) {
 }
 
 void pg_pool_fail_waiting(pg_pool *self, pg_outcome outcome, const char *message) {
-  self->waiting_alone = 0;
   while (self->waiting.first != NULL) {
     pg_request *r = self->waiting.first;
-    pg_queue_remove(r);
+    pg_pool_leave_queue(self, r);
     pg_request_finish(r, outcome, message);
     pg_request_release(r);
   }
@@ -273,8 +272,7 @@ static void on_expiry(void *data) {
   explain_wait(self, text, sizeof text);
   while (self->waiting.first != NULL && self->waiting.first->queued_ms + limit <= now) {
     pg_request *r = self->waiting.first;
-    pg_queue_remove(r);
-    if (r->alone) self->waiting_alone--;
+    pg_pool_leave_queue(self, r);
     self->stats.timeouts++;
     pg_request_finish(r, PG_OUTCOME_WAITED, text);
     pg_request_release(r);

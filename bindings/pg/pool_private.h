@@ -73,6 +73,9 @@ void pg_pool_watch_leaks(pg_pool *self);
 /* Keeps what a failed connection said, as `error` and `code`. */
 void pg_pool_note_failure(pg_pool *self, const char *text);
 
+/* A waiter waits no longer; the queue's reference is the caller's now. */
+void pg_pool_leave_queue(pg_pool *self, pg_request *request);
+
 /* Ends everyone who waits. */
 void pg_pool_fail_waiting(pg_pool *self, pg_outcome outcome, const char *message);
 
