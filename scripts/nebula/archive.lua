@@ -145,8 +145,7 @@ end
 function archive.discard(blobs, key)
   blobs.store:delete(key .. MANIFEST)
   blobs.store:delete(key)
-  if blobs.kind == "directory" then return end -- which removes them by itself
-  for _, upload in ipairs(blobs.store:uploads { prefix = key }) do blobs.store:abort(upload) end
+  for _, upload in ipairs(blobs:uploads { prefix = key }) do blobs:abort(upload) end
 end
 
 --- Archives the next executions: at most `limit`, those that ended first. nil where there are none.

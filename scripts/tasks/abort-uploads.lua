@@ -1,9 +1,7 @@
 -- tasks/abort-uploads.lua: nebula task abort-uploads --older-than 1d [--dry-run] [--yes]
 local nebula = require "nebula"
 
--- A directory has none: what a killed process left there is removed when the store is opened.
 local function old(ctx, opts)
-  if ctx.blobs.kind == "directory" then return {} end
   local before, uploads = nebula.time.now() - opts.older_than, {}
   for _, upload in ipairs(ctx.blobs:uploads { prefix = opts.prefix }) do
     if nebula.time.parse(upload.initiated) < before then uploads[#uploads + 1] = upload end

@@ -104,6 +104,7 @@ describe("the prompt's commands", function()
     local prompt <close> = open { "repl", "--read-only" }
     prompt:line("db:exec 'DELETE FROM parcels'", "read-only transaction")
     prompt:line("blobs:upload('key', 'data')", "read-only")
+    prompt:line("blobs:abort_uploads { older_than = 0 }", "read-only")
     prompt:line("storage:run_migrations()", "read-only")
     prompt:line("db:value 'SELECT count(*) FROM parcels'", "2")
     prompt:line(".read-only off", "start another to write")

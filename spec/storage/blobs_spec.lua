@@ -50,6 +50,16 @@ for _, place in ipairs { "a directory", "S3" } do
       return storage.db:value("SELECT count(*) FROM blobs WHERE execution_id = $1", id)
     end
 
+    it("have no uploads under way where every writer has ended", function()
+      do
+        local writer <close> = storage.blobs:writer "begun"
+        writer:write "and given up"
+      end
+      assert.same({}, storage.blobs:uploads {})
+      storage.blobs:abort { key = "begun", id = "none" }
+      assert.equal(0, storage.blobs:abort_uploads { older_than = 0 })
+    end)
+
     it("are known with their execution, size and SHA-256, however they came", function()
       local run, data = create {}, ("x"):rep(3000)
       local url, kept = storage.blobs:upload("plain", data, { execution_id = run.id })
