@@ -37,6 +37,8 @@ end
 ---@param y string the column with its length: numbers, or their text
 ---@param write? fun(line: string) default: print
 function plot.bars(rows, x, y, write)
+  if type(rows) ~= "table" then fail("plot: the rows are a list, not a %s", type(rows)) end
+  if x == nil or y == nil then fail 'plot wants two columns, labels and lengths: plot(rows, "status", "count")' end
   write = write or print
   local labels, values, most, left, right = {}, {}, 0, 0, 0
   for i, row in ipairs(rows) do

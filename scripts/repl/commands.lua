@@ -14,6 +14,13 @@ local function define(name, usage, summary, run) commands[name] = { usage = usag
 
 local function show(session, value) session:show { value, n = 1 } end
 
+-- Rows of a name and a value, by name.
+local function show_values(session, rows)
+  table.sort(rows, function(a, b) return a.what < b.what end)
+  rows.fields = { "what", "value" }
+  show(session, rows)
+end
+
 -- on, off, or the other of the two.
 local function switched(argument, current)
   if argument == "" then return not current end
@@ -82,8 +89,7 @@ define("explain", "SQL", "the plan of a statement; with `analyze` before it, it 
 define("pool", "", "the connection pool's counters", function(session)
   local rows = {}
   for name, value in pairs(session.env.db:stats()) do rows[#rows + 1] = { what = name, value = value } end
-  table.sort(rows, function(a, b) return a.what < b.what end)
-  show(session, rows)
+  show_values(session, rows)
 end)
 
 define("policy", "", "the queue policy in force, and what it was set to", function(session)
@@ -91,8 +97,7 @@ define("policy", "", "the queue policy in force, and what it was set to", functi
   local rows = { { what = "name", value = policy.name }, { what = "version", value = policy.version },
     { what = "summary", value = policy.summary }, { what = "from", value = policy.path } }
   for name, value in pairs(policy.options or {}) do rows[#rows + 1] = { what = "option " .. name, value = value } end
-  table.sort(rows, function(a, b) return a.what < b.what end)
-  show(session, rows)
+  show_values(session, rows)
 end)
 
 define("read-only", "[on|off]", "connections are read-only and no blob is written", function(session, argument)
@@ -111,8 +116,7 @@ end)
 define("jobs", "", "what is in the queue", function(session)
   local rows = {}
   for name, value in pairs(session.env.storage:queue_stats()) do rows[#rows + 1] = { what = name, value = value } end
-  table.sort(rows, function(a, b) return a.what < b.what end)
-  show(session, rows)
+  show_values(session, rows)
 end)
 
 define("tasks", "", "every task of this process, what it waits for, and its traceback", function(session)
@@ -130,7 +134,7 @@ define("stats", "", "memory, tasks and connections of this process", function(se
   }
   local db = rawget(session.env, "db")
   if db then rows[#rows + 1] = { what = "connections", value = db:stats().connections } end
-  show(session, rows)
+  show_values(session, rows)
 end)
 
 -- ---- what is shown, and how ----

@@ -38,7 +38,8 @@ local function try_operations(self, store)
     local _, err = nebula.try(step[2])
     if err then
       if err.kind == "cancelled" then error(err, 0) end
-      local unreachable = store.kind == "s3" and "start the service, or correct S3_ENDPOINT and S3_REGION"
+      local unreachable = err.kind == "config" and "set what it names"
+        or store.kind == "s3" and "start the service, or correct S3_ENDPOINT and S3_REGION"
       self:fail("blobs", ("%s: cannot %s: %s"):format(store.place, step[1], require("nebula.report").line(err)),
         REMEDIES[err.code] or unreachable or "make the directory writable for this user")
       return
