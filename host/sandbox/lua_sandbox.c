@@ -100,9 +100,8 @@ static void read_function(lua_State *L, void *data, lua_Integer number) {
 /* Writes the values from `first` to the top into the arguments. */
 static int write_arguments(lua_State *L, lua_sandbox *self, int index, int first) {
   crossing at = {self, index};
-  value_buffer *out = sandbox_arguments(self->box);
+  value_buffer *out = sandbox_begin_arguments(self->box);
   int count = lua_gettop(L) - first + 1;
-  out->length = 0;
   for (int i = 0; i < count; i++) {
     const char *problem = value_write(L, first + i, out, write_function, &at);
     if (problem != NULL) {
@@ -226,8 +225,7 @@ static void add_globals(lua_State *L, lua_sandbox *self, int options, int index)
   for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
     if (lua_type(L, -2) != LUA_TSTRING)
       err_raisef(L, ERR_VALIDATION, NULL, "sandbox.load: globals is a table of name = value");
-    value_buffer *out = sandbox_arguments(self->box);
-    out->length = 0;
+    value_buffer *out = sandbox_begin_arguments(self->box);
     const char *problem = value_write(L, -1, out, write_function, &at);
     if (problem != NULL) {
       err_raisef(L, ERR_VALIDATION, NULL, "sandbox.load: globals.%s cannot enter: %s",

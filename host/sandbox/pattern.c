@@ -3,7 +3,6 @@
 #include "sandbox/pattern.h"
 
 #include <ctype.h>
-#include <stdbool.h>
 #include <string.h>
 
 enum { DEPTH_MOST = 200 };
@@ -21,7 +20,7 @@ static const char STEPS_SPENT[] = "pattern takes too many steps";
 
 static bool step(pattern_state *self) {
   if (self->problem != NULL) return false;
-  if (--self->steps >= 0) return true;
+  if (--self->steps >= 0 || self->more(self)) return true;
   refuse(self, STEPS_SPENT);
   return false;
 }

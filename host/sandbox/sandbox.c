@@ -9,7 +9,13 @@
 #include <lauxlib.h>
 #include <lualib.h>
 
-enum { HOOK_INSTRUCTIONS = 256, MESSAGE_MOST = 1024, TRACEBACK_MOST = 4096 };
+enum {
+  HOOK_INSTRUCTIONS = 256,
+  CLOCK_INSTRUCTIONS = 4096,  /* between two looks at the clock, which is a system call */
+  COPIED_AN_INSTRUCTION = 64, /* bytes */
+  MESSAGE_MOST = 1024,
+  TRACEBACK_MOST = 4096,
+};
 
 typedef struct source_text {
   const char *name, *text, *chunk;
@@ -21,6 +27,7 @@ struct sandbox {
   size_t memory, memory_most;
   sandbox_limits limits;
   int64_t left;
+  int64_t unclocked; /* work since the last look at the clock */
   int64_t cpu_end_ns;
   const char *exceeded; /* what, or NULL */
   value_buffer arguments, results;
@@ -42,20 +49,40 @@ static const char SOURCES; /* registry: name -> {source, chunk name}, or the loa
 
 /* ---- limits ---- */
 
+/* What a block takes of the allocator: its size classes are 16 bytes, later an eighth apart. */
+static size_t taken(size_t size) {
+  return size < 1024 ? (size + 15) & ~(size_t)15 : size + size / 8;
+}
+
+/* What may be allocated still. */
+static size_t memory_left(const sandbox *self) {
+  size_t used = self->memory + self->arguments.capacity + self->results.capacity;
+  return used < self->memory_most ? self->memory_most - used : 0;
+}
+
 static void *allocate(void *data, void *block, size_t old, size_t size) {
   sandbox *self = data;
   if (block == NULL) old = 0; // then it is a kind, not a size
   if (size == 0) {
-    self->memory -= old;
+    self->memory -= taken(old);
     free(block);
     return NULL;
   }
-  if (size > old &&
-      (self->memory > self->memory_most || size - old > self->memory_most - self->memory))
-    return NULL;
+  // A block that grows is copied: for a moment there are both.
+  if (size > old && taken(size) > memory_left(self)) return NULL;
   void *grown = realloc(block, size);
-  if (grown != NULL) self->memory = self->memory - old + size;
+  if (grown == NULL) return NULL;
+  self->memory = self->memory - taken(old) + taken(size);
+  self->unclocked += (int64_t)(size / COPIED_AN_INSTRUCTION);
   return grown;
+}
+
+/* Empties a buffer, which gets what memory is left when garbage is out of the way. `leaves`: its
+ * values go to the host, out of the allocator's sight. */
+static void begin(sandbox *self, value_buffer *buffer, bool leaves) {
+  value_buffer_begin(buffer, 0, leaves);
+  if (memory_left(self) < self->memory_most / 2) lua_gc(self->L, LUA_GCCOLLECT, 0);
+  buffer->limit = memory_left(self);
 }
 
 static int64_t cpu_ns(void) {
@@ -68,10 +95,6 @@ sandbox *sandbox_of(lua_State *L) {
   return *(sandbox **)lua_getextraspace(L);
 }
 
-int64_t sandbox_left(lua_State *L) {
-  return sandbox_of(L)->left;
-}
-
 static void hook(lua_State *L, lua_Debug *where) {
   (void)where;
   if (sandbox_of(L)->exceeded == NULL && lua_gethookcount(L) == 1)
@@ -79,12 +102,22 @@ static void hook(lua_State *L, lua_Debug *where) {
   sandbox_charge(L, HOOK_INSTRUCTIONS);
 }
 
+bool sandbox_spend(sandbox *self, int64_t instructions) {
+  self->left -= instructions;
+  self->unclocked += instructions;
+  if (self->exceeded != NULL) return false;
+  if (self->left < 0) {
+    self->exceeded = "its budget of instructions";
+  } else if (self->unclocked >= CLOCK_INSTRUCTIONS) {
+    self->unclocked = 0;
+    if (cpu_ns() > self->cpu_end_ns) self->exceeded = "its time";
+  }
+  return self->exceeded == NULL;
+}
+
 void sandbox_charge(lua_State *L, int64_t instructions) {
   sandbox *self = sandbox_of(L);
-  self->left -= instructions;
-  if (self->exceeded == NULL && self->left < 0) self->exceeded = "its budget of instructions";
-  if (self->exceeded == NULL && cpu_ns() > self->cpu_end_ns) self->exceeded = "its time";
-  if (self->exceeded == NULL) return;
+  if (sandbox_spend(self, instructions)) return;
   lua_sethook(L, hook, LUA_MASKCOUNT, 1); // from now on every instruction raises
   luaL_error(L, "the code has used up %s", self->exceeded);
 }
@@ -152,9 +185,10 @@ static int call_host(lua_State *L) {
   sandbox *self = sandbox_of(L);
   int count = lua_gettop(L);
   const char *problem = NULL;
-  self->arguments.length = self->results.length = 0;
+  begin(self, &self->arguments, true);
   for (int i = 1; i <= count && problem == NULL; i++)
     problem = value_write(L, i, &self->arguments, NULL, NULL);
+  begin(self, &self->results, false);
   lua_Integer number = lua_tointeger(L, lua_upvalueindex(1));
   if (problem != NULL ||
       !self->callback(self->data, number, &self->arguments, &self->results, &problem))
@@ -188,7 +222,7 @@ static int read_arguments(lua_State *L, sandbox *self) {
 }
 
 static void write_results(lua_State *L, sandbox *self, int first) {
-  self->results.length = 0;
+  begin(self, &self->results, true);
   for (int i = first; i <= lua_gettop(L); i++) {
     const char *problem = value_write(L, i, &self->results, write_function, NULL);
     if (problem != NULL) luaL_error(L, "its result %d cannot leave: %s", i - first + 1, problem);
@@ -200,10 +234,11 @@ static void write_results(lua_State *L, sandbox *self, int first) {
 /* Asks the host for a source by its name. Leaves {source=, chunk=} on the stack. */
 static void find_source(lua_State *L, sandbox *self, const char *name) {
   const char *problem = NULL;
-  self->arguments.length = self->results.length = 0;
+  begin(self, &self->arguments, true);
   lua_pushstring(L, name);
   problem = value_write(L, -1, &self->arguments, NULL, NULL);
   lua_pop(L, 1);
+  begin(self, &self->results, false);
   if (problem != NULL ||
       !self->callback(self->data, self->finder, &self->arguments, &self->results, &problem))
     luaL_error(L, "%s", problem);
@@ -263,8 +298,9 @@ static int record_index(lua_State *L) {
     return 0;
   lua_pushliteral(L, "id");
   lua_rawget(L, 1);
-  self->arguments.length = self->results.length = 0;
+  begin(self, &self->arguments, true);
   problem = value_write(L, -1, &self->arguments, NULL, NULL);
+  begin(self, &self->results, false);
   if (problem != NULL ||
       !self->callback(self->data, self->payload, &self->arguments, &self->results, &problem))
     return luaL_error(L, "%s", problem);
@@ -303,7 +339,6 @@ sandbox *sandbox_new(const sandbox_limits *limits, sandbox_callback *callback, v
   if (self == NULL) return NULL;
   self->limits = *limits;
   self->memory_most = SIZE_MAX;
-  self->arguments.limit = self->results.limit = limits->memory;
   self->callback = callback;
   self->data = data;
   self->L = lua_newstate(allocate, self);
@@ -328,7 +363,8 @@ void sandbox_free(sandbox *self) {
   free(self);
 }
 
-value_buffer *sandbox_arguments(sandbox *self) {
+value_buffer *sandbox_begin_arguments(sandbox *self) {
+  begin(self, &self->arguments, false);
   return &self->arguments;
 }
 

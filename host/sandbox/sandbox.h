@@ -2,7 +2,8 @@
  * its hands off the world.
  *
  * - an allow-list of libraries: no I/O, no clock, no debug, no load, no __gc; math.random is seeded
- * - memory: an allocator that refuses above a cap
+ * - memory: an allocator that refuses above a cap, which the values on their way out count into,
+ *   and what they will take where they arrive
  * - time: a count hook takes instructions off a budget; once it is spent every further instruction
  *   raises, so that no pcall keeps the code alive. Library functions that could loop inside C
  * charge their work to the same budget, and string patterns are matched by pattern.c.
@@ -42,10 +43,10 @@ typedef bool sandbox_callback(void *data, lua_Integer number, const value_buffer
 sandbox *sandbox_new(const sandbox_limits *limits, sandbox_callback *callback, void *data);
 void sandbox_free(sandbox *self);
 
-/* Values, one after the other: the arguments of the next operation (set length to 0 first), and the
- * results of the last one. Among the arguments a function's number is that of an earlier result, or
+/* Values, one after the other: the arguments of the next operation, emptied, and the results of the
+ * last one. Among the arguments a function's number is that of an earlier result, or
  * the negative of a callback's. */
-value_buffer *sandbox_arguments(sandbox *self);
+value_buffer *sandbox_begin_arguments(sandbox *self);
 const value_buffer *sandbox_results(const sandbox *self);
 
 /* Sets a global from the argument buffer, which holds that one value. */
@@ -98,8 +99,8 @@ sandbox *sandbox_of(lua_State *L);
 /* Takes work off the budget; raises where it is spent. */
 void sandbox_charge(lua_State *L, int64_t instructions);
 
-/* What is left of the budget. */
-int64_t sandbox_left(lua_State *L);
+/* The same where nothing may jump: false where it is spent, so that the next charge raises. */
+bool sandbox_spend(sandbox *self, int64_t instructions);
 
 /* Opens the allowed libraries. */
 void sandbox_open_libraries(lua_State *L, lua_Integer seed);

@@ -6,13 +6,20 @@
 #include <lauxlib.h>
 #include "sandbox/pattern.h"
 
+enum { SLICE = 1 << 14 }; /* steps of the matcher between two looks at the limits */
+
+static bool charge_slice(pattern_state *state) {
+  bool may = sandbox_spend(state->data, SLICE - state->steps);
+  state->steps = SLICE;
+  return may;
+}
+
 /* One match, charged to the budget. */
 static bool match_at(lua_State *L, pattern_state *state, const char *at, const char *pattern,
                      const char **end) {
-  state->steps = sandbox_left(L);
-  int64_t before = state->steps;
+  state->steps = SLICE;
   pattern_status status = pattern_match(state, at, pattern, end);
-  sandbox_charge(L, status == PATTERN_TOO_MUCH ? before + 1 : before - state->steps);
+  sandbox_charge(L, SLICE - state->steps);
   if (status == PATTERN_MALFORMED) luaL_error(L, "%s", state->problem);
   return status == PATTERN_MATCHED;
 }
@@ -38,10 +45,13 @@ static int push_captures(lua_State *L, const pattern_state *state, const char *s
   return count;
 }
 
-static pattern_state prepare(const char *subject, size_t length, const char *pattern,
+static pattern_state prepare(lua_State *L, const char *subject, size_t length, const char *pattern,
                              size_t pattern_length) {
-  return (pattern_state){
-      .subject = subject, .subject_end = subject + length, .pattern_end = pattern + pattern_length};
+  return (pattern_state){.subject = subject,
+                         .subject_end = subject + length,
+                         .pattern_end = pattern + pattern_length,
+                         .more = charge_slice,
+                         .data = sandbox_of(L)};
 }
 
 /* The 0-based start that the optional argument means; past the end: length + 1. */
@@ -79,7 +89,7 @@ static int find_or_match(lua_State *L, bool find) {
     return 2;
   }
   bool anchored = *pattern == '^';
-  pattern_state state = prepare(subject, length, pattern, pattern_length);
+  pattern_state state = prepare(L, subject, length, pattern, pattern_length);
   for (const char *at = subject + start, *end; at <= state.subject_end; at++) {
     if (match_at(L, &state, at, pattern + anchored, &end)) {
       if (!find) return push_captures(L, &state, at, end);
@@ -109,7 +119,7 @@ static int gmatch_next(lua_State *L) {
   size_t start = (size_t)lua_tointeger(L, lua_upvalueindex(3));
   lua_Integer last = lua_tointeger(L, lua_upvalueindex(4));
   if (start > length) return 0;
-  pattern_state state = prepare(subject, length, pattern, pattern_length);
+  pattern_state state = prepare(L, subject, length, pattern, pattern_length);
   for (const char *at = subject + start, *end; at <= state.subject_end; at++) {
     if (!match_at(L, &state, at, pattern, &end) || end - subject == last) continue;
     lua_pushinteger(L, end - subject);
@@ -192,7 +202,7 @@ static int string_gsub(lua_State *L) {
       3, "string/function/table");
   lua_Integer most = luaL_optinteger(L, 4, (lua_Integer)length + 1), count = 0;
   bool anchored = *pattern == '^';
-  pattern_state state = prepare(subject, length, pattern, pattern_length);
+  pattern_state state = prepare(L, subject, length, pattern, pattern_length);
   const char *at = subject, *last = NULL, *end;
   luaL_Buffer out;
   luaL_buffinit(L, &out);

@@ -6,10 +6,35 @@
 #include <string.h>
 #include <lauxlib.h>
 
-enum { DEPTH_MOST = 64 };
+enum {
+  DEPTH_MOST = 64,
+  KEPT_MOST = 256 << 10, /* bytes of a buffer between two uses */
+  /* What Lua takes for a value, at most; a table that grows holds its old elements, too. */
+  TABLE_WEIGHT = 64,
+  ELEMENT_WEIGHT = 96,
+  STRING_WEIGHT = 32,
+  FUNCTION_WEIGHT = 128,
+};
+
+void value_buffer_begin(value_buffer *self, size_t limit, bool weighed) {
+  if (self->capacity > KEPT_MOST) value_buffer_free(self);
+  self->length = self->used = 0;
+  self->limit = limit;
+  self->weighed = weighed;
+}
+
+static bool use(value_buffer *out, size_t bytes) {
+  if (bytes > out->limit - out->used) return false;
+  out->used += bytes;
+  return true;
+}
+
+static bool weigh(value_buffer *out, size_t bytes) {
+  return !out->weighed || use(out, bytes);
+}
 
 static bool append(value_buffer *out, const void *bytes, size_t length) {
-  if (length > out->limit - out->length) return false;
+  if (!use(out, length)) return false;
   if (out->capacity - out->length < length) {
     size_t capacity = (out->length + length) * 2;
     char *grown = realloc(out->bytes, capacity);
@@ -61,7 +86,9 @@ static const char *write_table(lua_State *L, int index, value_buffer *out,
                                value_write_function *function, void *data, int depth) {
   bool brief = false;
   if (depth >= DEPTH_MOST || !lua_checkstack(L, 8)) return "it is nested too deeply, or in a cycle";
-  if (!append(out, is_record(L, index, &brief) && !brief ? "R" : "{", 1)) return TOO_BIG;
+  if (!weigh(out, TABLE_WEIGHT) ||
+      !append(out, is_record(L, index, &brief) && !brief ? "R" : "{", 1))
+    return TOO_BIG;
   if (brief) {
     lua_pushliteral(L, "id");
     lua_pushvalue(L, -1);
@@ -74,7 +101,8 @@ static const char *write_table(lua_State *L, int index, value_buffer *out,
   }
   for (lua_pushnil(L); lua_next(L, index);) { // stack: ..., key, value
     int top = lua_gettop(L);
-    const char *problem = write_at(L, top - 1, out, function, data, depth + 1);
+    const char *problem = weigh(out, ELEMENT_WEIGHT) ? NULL : TOO_BIG;
+    if (problem == NULL) problem = write_at(L, top - 1, out, function, data, depth + 1);
     if (problem == NULL) problem = write_at(L, top, out, function, data, depth + 1);
     lua_settop(L, top - 1);
     if (problem != NULL) {
@@ -88,8 +116,9 @@ static const char *write_table(lua_State *L, int index, value_buffer *out,
 static const char *write_string(lua_State *L, int index, value_buffer *out) {
   size_t length;
   const char *text = lua_tolstring(L, index, &length);
-  return append_tagged(out, 'S', &length, sizeof length) && append(out, text, length) ? NULL
-                                                                                      : TOO_BIG;
+  bool done = append_tagged(out, 'S', &length, sizeof length) && append(out, text, length) &&
+              weigh(out, length) && weigh(out, STRING_WEIGHT);
+  return done ? NULL : TOO_BIG;
 }
 
 static const char *write_number(lua_State *L, int index, value_buffer *out) {
@@ -119,7 +148,10 @@ static const char *write_at(lua_State *L, int index, value_buffer *out,
     lua_pushvalue(L, index);
     bool known = function != NULL && function(L, data, &number);
     lua_pop(L, 1);
-    if (known) return append_tagged(out, 'f', &number, sizeof number) ? NULL : TOO_BIG;
+    if (known) {
+      bool done = weigh(out, FUNCTION_WEIGHT) && append_tagged(out, 'f', &number, sizeof number);
+      return done ? NULL : TOO_BIG;
+    }
     if (lua_isfunction(L, index)) return "it holds a function";
     break;
   }
@@ -200,5 +232,5 @@ void value_read(lua_State *L, const value_buffer *in, size_t *position,
 
 void value_buffer_free(value_buffer *self) {
   free(self->bytes);
-  *self = (value_buffer){.limit = self->limit};
+  *self = (value_buffer){0};
 }

@@ -17,8 +17,14 @@
 
 typedef struct value_buffer {
   char *bytes;
-  size_t length, capacity, limit; /* limit: the most bytes it may hold */
+  size_t length, capacity;
+  size_t used, limit; /* of `limit`: the length, and in a weighed one what the values will take */
+  bool weighed;
 } value_buffer;
+
+/* Empties it for values of at most `limit` bytes. Weighed: what they will take where they are built
+ * counts, too, so that a short text cannot become a big table. */
+void value_buffer_begin(value_buffer *self, size_t limit, bool weighed);
 
 /* Leaves the number of a function (or userdata) in *number; false: it has none. It is on top of the
  * stack. */

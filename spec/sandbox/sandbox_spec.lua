@@ -1,6 +1,10 @@
 -- The sandbox of policies: what it lets in and out, and that nothing inside outlives its limits.
 local core = require "nebula"
+local directory = require "spec.support.directory"
+local program = require "spec.support.nebula"
 local sandbox = require "nebula.sandbox"
+
+local SANITIZED = directory.build:find "asan" ~= nil -- it keeps what was freed
 
 local function load(body, options) return sandbox.load("return {" .. body .. "}", "policies/spec.lua", options) end
 
@@ -178,6 +182,9 @@ describe("a sandbox", function()
         end
         deeper(1)]],
       copies = 'local s = ("x"):rep(1000000) while true do local t = s .. "y" end',
+      backtracking = 'string.find(("a"):rep(100), ("a-"):rep(100) .. "b")',
+      gsub = 'string.gsub(("a"):rep(100), ("a*"):rep(100) .. "b", "")',
+      back_reference = 'string.find(("a"):rep(1000000), "(a*)%1b")',
       sorting = [[local t = {} for i = 1, 1e5 do t[i] = i end
         while true do table.sort(t, function(a, b) return (a * 7919) % 10007 < (b * 7919) % 10007 end) end]],
     } do
@@ -186,6 +193,43 @@ describe("a sandbox", function()
       assert.equal("limit", kind, name)
       local took = os.clock() - began
       assert.is_true(took <= 0.4, ("%s: %.2f s of CPU time"):format(name, took))
+    end
+  end)
+
+  it("takes no more memory than its cap and a fifth, whatever the code hoards or gives away", function()
+    local SCRIPT = [==[
+      local function kilobytes(field)
+        for line in io.lines "/proc/self/status" do
+          local found = line:match("^" .. field .. ":%s+(%d+)")
+          if found then return tonumber(found) end
+        end
+      end
+      local nebula = require "nebula"
+      local CAP = 32 << 20
+      local box = require("nebula.sandbox").load("return { f = function() BODY end }", "bomb.lua", {
+        memory = CAP, instructions = 1 << 40, seconds = 0.5, functions = { echo = function(...) return ... end } })
+      local before = kilobytes "VmRSS"
+      local file = assert(io.open("/proc/self/clear_refs", "w"))
+      file:write "5" -- the peak begins anew
+      file:close()
+      local _, err = nebula.try(box.call, box, "f")
+      print(err.kind, (kilobytes "VmHWM" - before) * 1024 / CAP)]==]
+    for name, body in pairs {
+      doubled = "local s = 'x' while true do s = s .. s end",
+      tables = "local t = {} while true do t[#t + 1] = {} end",
+      array = "local t = {} while true do t[#t + 1] = 1 end",
+      swallowed = "local t = {} local function f() while true do t[#t + 1] = ('x'):rep(999) .. #t end end "
+        .. "while true do pcall(f) end",
+      coroutines = "local t = {} while true do t[#t + 1] = coroutine.create(pcall) coroutine.resume(t[#t]) end",
+      results = "local s = ('x'):rep(4 << 20) return s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s",
+      shared = "local e, t = {}, {} for i = 1, 1e6 do t[i] = e end return t",
+      doubling = "local t = {} for i = 1, 40 do t = { t, t } end return t",
+      arguments = "local s = ('x'):rep(4 << 20) echo(s, s, s, s, s, s)",
+    } do
+      local ended = program.run { args = { "-e", (SCRIPT:gsub("BODY", function() return body end)) } }
+      local kind, part = ended.stdout:match "^(%a+)%s+(%S+)"
+      assert.is_true(kind == "limit" or kind == "policy", name .. ": " .. ended.stdout .. ended.stderr)
+      assert.is_true(SANITIZED or tonumber(part) <= 1.2, ("%s: %s of the cap"):format(name, part))
     end
   end)
 
