@@ -1,4 +1,4 @@
--- The worker as a process: killed, stopped, drained.
+-- How a worker process ends: killed, stopped, drained; and what becomes of its jobs.
 local child = require "spec.support.child"
 local directory = require "spec.support.directory"
 local nebula = require "nebula"
