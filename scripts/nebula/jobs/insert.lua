@@ -56,7 +56,7 @@ local function compose(names, types, used, declaration)
     end
   end
   columns[#columns + 1] = "scheduled_at"
-  values[#values + 1] = (used.scheduled_at and "coalesce(d.scheduled_at, now())" or "now()")
+  values[#values + 1] = (used.scheduled_at and "coalesce(d.scheduled_at, clock_timestamp())" or "clock_timestamp()")
     .. (used.delay and " + make_interval(secs => d.delay)" or "")
   add_lane(columns, values, used, declaration)
   local rows, alias = ("unnest(%s)"):format(table.concat(given, ", ")), table.concat(names, ", ")

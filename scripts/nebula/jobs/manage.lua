@@ -81,7 +81,7 @@ function manage.requeue_jobs(self, given, db)
   local sql = ([[
     WITH changed AS (
       UPDATE workflow_jobs
-      SET status = 'pending', retry_count = 0, scheduled_at = now(), suspect = false, locked_by = NULL,
+      SET status = 'pending', retry_count = 0, scheduled_at = clock_timestamp(), suspect = false, locked_by = NULL,
         locked_at = NULL, lease_until = NULL, finished_at = NULL, progress = NULL
       WHERE id IN (
         SELECT DISTINCT ON (coalesce(unique_key, id::text)) id FROM workflow_jobs %s %s
