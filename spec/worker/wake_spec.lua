@@ -72,7 +72,7 @@ describe("a worker", function()
     local began, count = nebula.time.monotonic(), 300
     for _ = 1, count do other:wake() end
     storage.db:exec "SELECT 1"
-    local most = (nebula.time.monotonic() - began) / 0.005 + 3
+    local most = (nebula.time.monotonic() - began) / 0.003 + 3
     other.teller:flush()
     storage.db:notify(news.CHANNEL, "the end")
     await("the first", function() return told > 1 end)

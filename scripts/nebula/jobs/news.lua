@@ -11,7 +11,7 @@ news.CHANNEL = "nebula_jobs"
 news.ALL = "all"
 news.SLOW = 0.05 -- seconds of a statement after which its now() is news
 
-local INTERVAL = 0.005 -- seconds
+local INTERVAL = 0.003 -- seconds, which the last of some pushes is told late
 local MOST = 50 -- priorities in a payload, which holds 8,000 bytes
 
 ---@class nebula.Teller tells the workers of other processes
