@@ -190,7 +190,7 @@ function Worker:ended(looked)
   for i, session in ipairs(self.sessions) do -- one at work may give jobs back that the others did not see
     if (session.begun or i == 1) and not session.resting then return false end -- the first looks for suspects
   end
-  if not self.lanes:settled() or not self.finished() then return false end
+  if not self.lanes:settled() or looked < self.pushes or not self.finished() then return false end
   self.stopping = true
   self:wake()
   return true

@@ -76,8 +76,10 @@ local function write_lanes(self)
     self.declared, self.step_at = declaration, 0
   end
   while nebula.time.monotonic() >= self.step_at and not worker.stopping do
+    self.writing = true
     local count, again, took = lanes.step(db, declaration, self.took)
-    if count > 0 then worker.pushed:notify() end
+    if count > 0 then worker:heard() end
+    self.writing = false
     local more = again <= took
     self.took, self.step_at = took, nebula.time.monotonic() + again
     if not more then break end
@@ -88,7 +90,8 @@ end
 --- Whether no due job waits for its lane to be written.
 ---@return boolean
 function Lanes:settled()
-  if not self.worker.policy:by_lanes() or not self.worker.db:value(WAITING) then return true end
+  if not self.worker.policy:by_lanes() then return true end
+  if not self.worker.db:value(WAITING) then return not self.writing end -- those it writes, no claim has seen
   self.step_at = 0
   self.signal:notify()
   return false
@@ -99,6 +102,7 @@ function Lanes:keeping()
   while true do
     if self.worker.policy:by_lanes() then
       local _, err = nebula.try(write_lanes, self)
+      self.writing = false
       if err then self.worker.log.warn("the lanes of jobs could not be written", { error = err.message }) end
     end
     self.signal:wait(USE_SECONDS * (0.75 + math.random() / 2))
