@@ -106,6 +106,11 @@ test: all $(PROXIES) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## 
 test-asan: ## the specs with AddressSanitizer, UBSan and leak detection
 	@$(MAKE) --no-print-directory SANITIZE=1 test
 
+VALGRIND_PACKAGES := valgrind
+.PHONY: valgrind
+valgrind: $(BUILD)/.valgrind-packages ## a script over all of it under valgrind: no unset memory read, none left
+	@$(MAKE) --no-print-directory test SPEC=spec/valgrind/memory.lua
+
 .PHONY: lint
 lint: $(BUILD)/.test-packages ## the rules of the house, clang-format, luacheck
 	@lua5.4 spec/house/lint.lua
@@ -222,6 +227,10 @@ $(BUILD)/.packages: Makefile
 
 $(BUILD)/.bench-packages: $(BUILD)/.test-packages
 	@$(call install_packages,$(BENCH_PACKAGES))
+	@touch $@
+
+$(BUILD)/.valgrind-packages: $(BUILD)/.packages
+	@$(call install_packages,$(VALGRIND_PACKAGES))
 	@touch $@
 
 $(BUILD)/.test-packages: $(BUILD)/.packages
