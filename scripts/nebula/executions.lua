@@ -36,9 +36,13 @@ local CREATE_FIELDS = { id = true, workflow_id = true, state = true, idempotency
 
 -- ---- creating ----
 
+-- In the order of the keys: two batches that share some wait for each other, and never both.
 local CREATE = [[
   INSERT INTO executions (id, workflow_id, state, idempotency_key, fingerprint)
-  SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::jsonb[], $4::text[], $5::text[])
+  SELECT id, workflow_id, state, key, fingerprint
+  FROM unnest($1::uuid[], $2::uuid[], $3::jsonb[], $4::text[], $5::text[]) WITH ORDINALITY
+    AS g (id, workflow_id, state, key, fingerprint, place)
+  ORDER BY key, place
   ON CONFLICT DO NOTHING
   RETURNING *
 ]]
@@ -112,13 +116,21 @@ function executions.create_execution(self, execution, db)
   return find_same(self, db, what, keys[1], prints[1])
 end
 
+local function in_order_of(ids, rows)
+  local by_id, ordered = {}, {}
+  for _, row in ipairs(rows) do by_id[row.id] = row end
+  for _, id in ipairs(ids) do ordered[#ordered + 1] = by_id[id:lower()] end
+  return ordered
+end
+
 --- Creates many in one round trip; those whose idempotency_key is taken are left out.
 ---@param list {workflow_id: string, state?: table, id?: string, idempotency_key?: string}[]
 ---@param db? nebula.pg.Transaction the caller's transaction
 ---@return nebula.Execution[] created
 function executions.create_executions(self, list, db)
   if #check.list("create_executions", list) == 0 then return {} end
-  return insert(self, db or self.db, "create_executions", arguments("create_executions", list))
+  local ids, workflow_ids, texts, keys, prints = arguments("create_executions", list)
+  return in_order_of(ids, insert(self, db or self.db, "create_executions", ids, workflow_ids, texts, keys, prints))
 end
 
 -- ---- reading ----

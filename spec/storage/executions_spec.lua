@@ -31,6 +31,27 @@ describe("executions", function()
       nebula.json.encode(found.state, { sort_keys = true }))
   end)
 
+  it("lets batches that share keys wait for each other, in whatever order they have them", function()
+    for round = 1, 20 do
+      local function batch(first, last, step)
+        local list = {}
+        for i = first, last, step do
+          list[#list + 1] = { workflow_id = workflow.id, idempotency_key = ("shared %d %03d"):format(round, i) }
+        end
+        return list
+      end
+      local lists = { batch(1, 200, 1), batch(200, 1, -1) }
+      local made = nebula.task.map({ 1, 2 }, function(i) return storage:create_executions(lists[i]) end)
+      assert.equal(200, #made[1] + #made[2])
+      for _, list in ipairs(made) do
+        local ascending = list == made[1]
+        for i = 2, #list do
+          assert.equal(ascending, list[i - 1].idempotency_key < list[i].idempotency_key)
+        end
+      end
+    end
+  end)
+
   it("gives the same execution for the same request, and a conflict for another", function()
     local request = { workflow_id = workflow.id, state = { a = 1, b = 2 }, idempotency_key = "k1" }
     local made = nebula.task.map({ 1, 2, 3, 4 }, function() return storage:create_execution(request).id end)
