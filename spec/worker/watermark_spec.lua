@@ -153,10 +153,11 @@ describe("a mark", function()
 end)
 
 describe("what a claim reads", function()
-  local storage, conn
+  local storage, conn, url
 
   setup(function()
-    storage = storages.with_pool_config(postgres.database(), { max_size = 8 })
+    url = postgres.database()
+    storage = storages.with_pool_config(url, { max_size = 8 })
     storage:run_migrations { log = function() end }
     conn = storage.db:acquire()
     conn:exec(claim.PLANNER)
@@ -188,6 +189,23 @@ describe("what a claim reads", function()
     local pages, plan = explain { claim.sql("priority DESC, scheduled_at", "NOT suspect"), 10 }
     assert.is_true(pages < 200, pages .. " pages")
     assert.is_nil(plan:find('"Sort"', 1, true))
+  end)
+
+  it("does not depend on the backlog for claim_jobs either", function()
+    storage.db:exec "TRUNCATE workflow_jobs"
+    fill(20000)
+    local alone <close> = storages.with_pool_config(url, { max_size = 1 }) -- its session counts what it reads
+    local function pages()
+      alone.db:query "SELECT pg_stat_force_next_flush()"
+      return alone.db:value [[
+        SELECT heap_blks_hit + heap_blks_read FROM pg_statio_user_tables WHERE relname = 'workflow_jobs'
+      ]]
+    end
+    alone:policy()
+    local before = pages()
+    assert.equal(10, #alone:claim_jobs("w", 10))
+    local read = pages() - before
+    assert.is_true(read < 200, read .. " pages")
   end)
 
   -- The pages of a claim when `most` of the jobs that push() makes were worked under a snapshot.

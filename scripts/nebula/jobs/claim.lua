@@ -97,7 +97,9 @@ function claim.claim_jobs(self, worker_id, n, opts)
   if policy:by_lanes(plan) then
     rows = claim_by_lanes(self, worker, lease, plan)
   else
-    rows = self.db:query(CLAIM:format(pause.RUNS, plan.order, plan.order), worker, lease, math.min(n, plan.limit))
+    -- A fresh backlog has no statistics: the planner would sort all of it.
+    rows = self.db:batch({ { laned.PLANNER },
+      { CLAIM:format(pause.RUNS, plan.order, plan.order), worker, lease, math.min(n, plan.limit) } })[2]
   end
   for _, job in ipairs(rows) do
     job.worker = worker
