@@ -5,10 +5,11 @@ local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
 
 describe("a claim by lanes", function()
-  local storage
+  local storage, url
 
   setup(function()
-    storage = storages.with_pool_config(postgres.database(), { max_size = 8 })
+    url = postgres.database()
+    storage = storages.with_pool_config(url, { max_size = 8 })
     storage:run_migrations { log = function() end }
   end)
   teardown(function() storage:close() end)
@@ -92,6 +93,36 @@ describe("a claim by lanes", function()
     push("b", 400)
     for i = 1, 50 do push("t" .. i, 1) end
     assert.equal(300, #storage:claim_jobs("w", 300))
+  end)
+
+  it("reads what it takes, not the backlog: a hundred times the lanes and jobs cost a few times as much", function()
+    use [[return { lane = 'payload.tenant',
+      claim = function() return { cap = 3, weight = function() return 1 end } end }]]
+    local one <close> = storages.with_pool_config(url, { max_size = 1 })
+    one.db:exec "ALTER TABLE workflow_jobs SET (autovacuum_enabled = false)" -- its reads would count, too
+    local function blocks()
+      one.db:query "SELECT pg_stat_force_next_flush()"
+      return one.db:value [[
+        SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::int8
+        FROM pg_statio_user_tables
+        WHERE relname = 'workflow_jobs'
+      ]]
+    end
+    local function cost(lanes, jobs)
+      one.db:exec "TRUNCATE workflow_jobs, job_lanes"
+      one.db:exec([[
+        INSERT INTO workflow_jobs (payload, lane, lane_by)
+        SELECT jsonb_build_object('tenant', 't' || i % $2), 't' || i % $2, 'payload.tenant'
+        FROM generate_series(1, $1::int) i
+      ]], jobs, lanes)
+      local before = blocks()
+      assert.equal(100, #one:claim_jobs("w", 100))
+      return blocks() - before
+    end
+    local few, many = cost(100, 1000), cost(10000, 100000)
+    one.db:exec "ALTER TABLE workflow_jobs RESET (autovacuum_enabled)"
+    assert.is_true(few > 100, few .. " blocks") -- the count works
+    assert.is_true(many <= 4 * few, ("%d blocks, with few lanes %d"):format(many, few))
   end)
 
   it("keeps to the plan's order within a lane, and leaves what is for later", function()
