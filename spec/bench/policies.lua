@@ -56,9 +56,10 @@ return function(bench)
   for i = 1, 10 do
     load[i] = { jobs = JOBS, every = 0.1, takes = 1, payload = { tenant = "t" .. i }, workflow_id = "t" .. i }
   end
-  for _, name in ipairs { "priority", "fair_share" } do
+  local settings = { concurrency_limit = { limit = 20 }, rate_limit = { rate = 12 } }
+  for _, name in ipairs { "priority", "fifo", "fair_share", "concurrency_limit", "rate_limit" } do
     local seconds = 10 * JOBS / bench.rate(10 * JOBS, function()
-      simulate.run { policy = name, workers = 110, load = load }
+      simulate.run { policy = policies.load(name, settings[name]), workers = 110, load = load }
     end)
     print(("a simulation of %d jobs of 10 lanes by %s: %.1f s"):format(10 * JOBS, name, seconds))
   end
