@@ -94,6 +94,26 @@ describe("the built-in policies", function()
     assert.same({ 9, 2, 9, 9 }, { most_at(3), most_at(10), most_at(18), most_at(10, 5) })
   end)
 
+  it("stand beside one of a project, published with what it loads and worked: tenants", function()
+    local project, url = nebula.scratch(), postgres.database()
+    local storage <close> = storages.with_pool_config(url, { max_size = 2 })
+    storage:run_migrations { log = function() end }
+    nebula.write(project, { ["handlers/nothing.lua"] = "return function() end" })
+    local function run(...) return nebula.run { args = { ... }, env = { DATABASE_URL = url }, cwd = project } end
+    local used = run("policy", "use", nebula.root .. "/examples/policies/tenants.lua", "--set", "gold=acme")
+    assert.equal(0, used.status, used.stderr)
+    assert.matches("payload.tenant is missing", run("queue", "push", "nothing", "{}").stderr)
+    for i = 1, 3 do
+      local payload = ('{"tenant": "%s", "due": %d}'):format(i == 1 and "acme" or "other", MONDAY + i)
+      assert.equal(0, run("queue", "push", "nothing", payload).status)
+    end
+    local worked = run("worker", "--drain")
+    assert.equal(0, worked.status, worked.stderr)
+    assert.same({ { lane = "acme", n = 1 }, { lane = "other", n = 2 } }, storage.db:query [[
+      SELECT lane, count(*)::int AS n FROM workflow_jobs WHERE status = 'completed' GROUP BY lane ORDER BY lane
+    ]])
+  end)
+
   it("are what nebula.conf.lua names, where none is published", function()
     local project, url = nebula.scratch(), postgres.database()
     local storage <close> = storages.with_pool_config(url, { max_size = 2 })
