@@ -322,7 +322,7 @@ static bool is_damaged(const s3_download *self) {
 }
 
 static void go_on(s3_download *self) {
-  bool busy = false;
+  bool busy = self->writing; /* also nothing at all, of an empty object */
   for (int i = 0; i < self->options.concurrency; i++) {
     range *at = &self->ranges[i];
     if (at->length == 0 && self->given < self->size && !ask_for(self, at)) {

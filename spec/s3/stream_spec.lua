@@ -257,7 +257,7 @@ describe("bucket:download", function()
 
   it("writes an empty object", function()
     bucket:put("none", "")
-    bucket:download("none", { file = files .. "/none" })
+    for _ = 1, 30 do bucket:download("none", { file = files .. "/none" }) end -- its file is named once each time
     assert.equal("", read_file(files .. "/none"))
   end)
 
