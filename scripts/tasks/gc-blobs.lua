@@ -68,20 +68,25 @@ local function list(ctx, prefix)
   return listed
 end
 
--- Deletes those of a page that are still what was listed; the others leave the list.
+-- Deletes those of a page that are still what was listed; the others leave the list. Those that could
+-- not be looked at stay on it; the last reason is returned.
 local function delete_page(ctx, rows)
-  local same = nebula.task.map(rows, function(row)
-    local info = ctx.blobs:head(row.key)
-    return info ~= nil and info.etag == row.etag
+  local why
+  local seen = nebula.task.map(rows, function(row)
+    local looked, err = nebula.try(function() return { ctx.blobs:head(row.key) } end)
+    if err and (err.kind == "cancelled" or not err.retryable) then error(err, 0) end
+    why = err or why
+    return looked or false
   end, { concurrency = HEADS })
-  local keys, all, bytes = {}, {}, 0
+  local keys, gone, bytes = {}, {}, 0
   for i, row in ipairs(rows) do
-    all[i] = row.key
-    if same[i] then keys[#keys + 1], bytes = row.key, bytes + row.size end
+    local info = seen[i] and seen[i][1]
+    if seen[i] then gone[#gone + 1] = row.key end
+    if info and info.etag == row.etag then keys[#keys + 1], bytes = row.key, bytes + row.size end
   end
   ctx.blobs:delete_many(keys)
-  ctx.db:exec("DELETE FROM blob_orphans WHERE key = ANY ($1)", all)
-  return #keys, bytes
+  ctx.db:exec("DELETE FROM blob_orphans WHERE key = ANY ($1)", gone)
+  return #keys, bytes, why
 end
 
 return {
@@ -107,15 +112,18 @@ return {
 
   run = function(ctx, opts)
     local done = { listed = list(ctx, opts.prefix), deleted = 0, bytes = 0 }
+    local after, failure = "", nil
     while true do
-      local rows = ctx.db:query("SELECT key, etag, size " .. DUE .. " ORDER BY key LIMIT $3", opts.grace, opts.prefix,
-        PAGE)
+      local rows = ctx.db:query("SELECT key, etag, size " .. DUE .. " AND key > $3 ORDER BY key LIMIT $4", opts.grace,
+        opts.prefix, after, PAGE)
       if #rows == 0 then break end
-      local count, bytes = delete_page(ctx, rows)
+      local count, bytes, why = delete_page(ctx, rows)
+      after, failure = rows[#rows].key, why or failure
       done.deleted, done.bytes = done.deleted + count, done.bytes + bytes
       ctx.progress(done.deleted, nil, "orphans")
       ctx.throttle(0)
     end
+    if failure then error(failure, 0) end
     ctx.checkpoint:save(nil)
     done.orphans = ctx.db:value("SELECT count(*) FROM blob_orphans WHERE starts_with(key, $1)", opts.prefix)
     return done
