@@ -8,6 +8,8 @@ local prompts = require "spec.repl.prompt"
 local socket = require "nebula.socket"
 local system = require "nebula.system"
 
+local COULD_NOT_CONNECT = 7 -- of curl: the worker's queue of connections may be full
+
 describe("nebula attach", function()
   local env, db, runtime, worker, log
 
@@ -118,8 +120,11 @@ describe("nebula attach", function()
     system.chmod(runtime, 511)
     local path = ("%s/nebula/%d.sock"):format(runtime, worker.pid)
     system.chmod(path, 511)
-    local answer = child.run { file = "curl", user = "postgres",
-      args = { "-sS", "--max-time", "10", "--unix-socket", path, "http://worker/" } }
+    local answer = child.await("a connection", 20, function()
+      local tried = child.run { file = "curl", user = "postgres",
+        args = { "-sS", "--max-time", "10", "--unix-socket", path, "http://worker/" } }
+      return tried.status ~= COULD_NOT_CONNECT and tried
+    end)
     system.chmod(runtime .. "/nebula", 448)
     local connected = answer.stderr:find "Empty reply" or answer.stderr:find "reset by peer"
     assert.truthy(connected, ("%s: %s"):format(answer.status, answer.stderr))
