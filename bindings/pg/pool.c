@@ -328,6 +328,7 @@ void pg_pool_abandoned(pg_pool *self, pg_request *r) {
   if (r->queue == &conn->pending) {
     pg_queue_remove(r);
     pg_request_release(r);
+    loop_defer(self->loop, &self->pump); /* its connection may be free again */
   } else if (is_alone(r)) {
     pg_pool_cancel(self, conn);
   }
