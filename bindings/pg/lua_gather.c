@@ -39,12 +39,14 @@ int lua_pg_gathered(lua_State *L, int status, lua_KContext context) {
   lua_pg_pool *pool = lua_pg_pool_of_call(L);
   lua_pg_keep_decoding(pool, r);
   take_rows(L, pool, r);
-  pool->decoding = NULL;
   if (!r->finished) {
+    /* Raises in a task that was cancelled after it was woken: the request stays kept until then. */
     task_ticket ticket = lua_pg_ticket(L, r, lua_tostring(L, lua_upvalueindex(2)));
+    pool->decoding = NULL;
     r->wanted = true;
     return task_wait(L, ticket, lua_pg_abandon, r, context, lua_pg_gathered);
   }
+  pool->decoding = NULL;
   if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, pool, r);
   lua_settop(L, LIST);
   lua_pg_keep_decoding(pool, r);

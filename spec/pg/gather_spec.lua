@@ -83,6 +83,19 @@ describe("a large result", function()
     check(db:query(SQL, ROWS), ROWS)
   end)
 
+  it("gives its connection back also where it is cancelled in the very turn in which rows came", function()
+    local own <close> = nebula.pg.connect { url = postgres.database(), max_connections = 2, connection_timeout = 10 }
+    check(own:query(SQL, ROWS), ROWS)
+    for _ = 1, 60 do
+      local reading = task.spawn(function() return own:query(SQL, 60 * ROWS) end)
+      local stop = nebula.time.monotonic() + math.random() * 0.03
+      while nebula.time.monotonic() < stop do task.yield() end
+      reading:cancel()
+      nebula.try(reading.join, reading)
+      assert.equal(1, own:value "SELECT 1")
+    end
+  end)
+
   it("with a value that cannot be decoded raises, and gives its connection back", function()
     local own <close> = nebula.pg.connect { url = postgres.database(), max_connections = 1 }
     local deep = [[
