@@ -370,9 +370,9 @@ void pg_pool_stats_get(const pg_pool *self, pg_pool_stats *out) {
     const pg_conn *c = self->conns[i];
     if (c->state != PG_CONN_READY) continue;
     out->connections++;
-    if (c->held)
+    if (c->held && !c->rolling)
       out->held++;
-    else if (pg_conn_quiet(c))
+    else if (!c->held && pg_conn_quiet(c))
       out->idle++;
     else
       out->busy++;

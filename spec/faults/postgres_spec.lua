@@ -53,6 +53,17 @@ local function check(db, told)
   return counts
 end
 
+-- Nobody holds a connection or waits for one; what was being opened for those who have ended
+-- meanwhile is waited for.
+local function assert_settled(db, most)
+  task.deadline(20, function()
+    while db:stats().connecting > 0 do task.sleep(0.01) end
+  end)
+  local stats = db:stats()
+  assert.is_true(stats.connections <= most)
+  assert.same({ 0, 0 }, { stats.held, stats.waiting })
+end
+
 describe("pg under faults", function()
   local server
 
@@ -84,35 +95,32 @@ describe("pg under faults", function()
     local counts = check(db, told)
     assert.is_true(counts.acked > 100)
     assert.is_true(counts.unknown <= 6 * 32)
-    task.deadline(5, function() -- what was being opened for writers that have ended meanwhile
-      while db:stats().connecting > 0 do task.sleep(0.01) end
-    end)
-    local stats = db:stats()
-    assert.is_true(stats.connections <= 16)
-    assert.same({ 0, 0, 0 }, { stats.held, stats.waiting, stats.connecting })
+    assert_settled(db, 16)
     -- A file for each connection, and nothing else that was not there.
     assert.is_true(open_files() <= before + 16)
   end)
 
-  it("goes on while backends are ended at random, and keeps its speed", function()
-    local ROUNDS = os.getenv "NEBULA_SPEC_LONG" == "1" and 2000 or 250
+  it("replaces backends that are ended at random, and goes on meanwhile", function()
+    local LONG = os.getenv "NEBULA_SPEC_LONG" == "1"
+    local SECONDS, KILLS = LONG and 30 or 0, 250
     local db <close> = fresh("ended", { max_connections = 8 })
     local killer <close> = pg.connect { url = server:url(), max_connections = 1 }
     local told = {}
 
-    -- Ends a backend (or only asks for one) every 10 ms; gives the keys acknowledged in a second meanwhile.
+    -- Ends a backend (or only asks for one) every 10 ms; gives the keys acknowledged in a second
+    -- meanwhile. One that still starts is left: its connect would fail.
     local function speed(verb, prefix)
       local hit, seconds, here = 0, 0, {}
       task.scope(function(scope)
         local over = false
         writers(scope, db, 32, here, function() return over end, prefix)
         local began = nebula.time.monotonic()
-        for _ = 1, ROUNDS do
+        repeat
           hit = hit + killer:value(([[SELECT count(%s(pid)) FROM (SELECT pid FROM pg_stat_activity
-            WHERE datname = 'ended' ORDER BY random() LIMIT 1) AS one]]):format(verb))
+            WHERE datname = 'ended' AND state IS NOT NULL ORDER BY random() LIMIT 1) AS one]]):format(verb))
           task.sleep(0.01)
-        end
-        seconds = nebula.time.monotonic() - began
+          seconds = nebula.time.monotonic() - began
+        until hit >= KILLS and seconds >= SECONDS
         over = true
       end)
       local acked = 0
@@ -120,18 +128,21 @@ describe("pg under faults", function()
         told[key] = how
         if how == "acked" then acked = acked + 1 end
       end
-      return acked / seconds, hit
+      return acked / seconds, hit, acked
     end
 
     local calm = speed("abs", "calm-")
-    local disturbed, ended = speed("pg_terminate_backend", "disturbed-")
-    assert.is_true(ended > ROUNDS / 3)
-    -- About half on two cores that also make a hundred backends a second.
-    assert.is_true(disturbed > calm / 4, ("%.0f/s of %.0f/s"):format(disturbed, calm))
-    check(db, told)
-    local stats = db:stats()
-    assert.is_true(stats.connections <= 8)
-    assert.same({ 0, 0, 0 }, { stats.held, stats.waiting, stats.connecting })
+    local before = db:stats()
+    local disturbed, ended, acked = speed("pg_terminate_backend", "disturbed-")
+    local counts, stats = check(db, told), db:stats()
+    -- How fast a server makes backends is the machine's affair; that each costs one connect, that none
+    -- fails and that only what was in flight does, is not.
+    assert.is_true(stats.opened - before.opened <= ended + 8, ("%d for %d"):format(stats.opened - before.opened, ended))
+    assert.equal(before.failed, stats.failed)
+    assert.is_true(counts.failed + counts.unknown <= ended * 32)
+    assert.is_true(acked > ended, ("%d acknowledged, %d ended"):format(acked, ended))
+    if LONG then assert.is_true(disturbed > calm / 2, ("%.0f/s of %.0f/s"):format(disturbed, calm)) end
+    assert_settled(db, 8)
   end)
 
   it("cancels 10,000 statements, and never one that comes after", function()
@@ -176,7 +187,7 @@ describe("pg under faults", function()
       end
     end)
     assert.is_true(cut > 5000, tostring(cut))
-    assert.equal(0, db:stats().held)
+    assert_settled(db, 6)
   end)
 
   it("ends a statement at its deadline on a shared connection, and hurts no neighbour", function()

@@ -8,7 +8,10 @@ local prompts = require "spec.repl.prompt"
 local socket = require "nebula.socket"
 local system = require "nebula.system"
 
-local COULD_NOT_CONNECT = 7 -- of curl: the worker's queue of connections may be full
+-- What curl ends with where the worker's queue of connections is full, and where it closed the
+-- connection: before the request was sent (55, or 56 once it was), or before there was an answer (52).
+local COULD_NOT_CONNECT = 7
+local CLOSED_UNANSWERED = { [52] = true, [55] = true, [56] = true }
 
 describe("nebula attach", function()
   local env, db, runtime, worker, log
@@ -126,8 +129,7 @@ describe("nebula attach", function()
       return tried.status ~= COULD_NOT_CONNECT and tried
     end)
     system.chmod(runtime .. "/nebula", 448)
-    local connected = answer.stderr:find "Empty reply" or answer.stderr:find "reset by peer"
-    assert.truthy(connected, ("%s: %s"):format(answer.status, answer.stderr))
+    assert.is_true(CLOSED_UNANSWERED[answer.status], ("%s: %s"):format(answer.status, answer.stderr))
     assert.equal("", answer.stdout)
   end)
 
