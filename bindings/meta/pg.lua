@@ -243,7 +243,8 @@ function pool:listen(channel, fn, options) end
 function pool:decoder(type, fn) end
 
 ---Counts: connections, idle, busy, held, connecting, waiting now; opened, closed, failed, requests,
----waited, timeouts, pipelined since the start.
+---waited, timeouts, pipelined since the start. `held` are a caller's alone; `busy` run statements, or are
+---reset after a caller.
 ---@return table<string, integer>
 function pool:stats() end
 

@@ -119,7 +119,7 @@ describe("pg pool under its users", function()
     task.map(numbers(LONG and 10000 or 1500), function(n) nebula.try(ways[n % #ways + 1], n) end, { concurrency = 16 })
     collectgarbage()
     assert.equal(0, db:value "SELECT count(*) FROM dropped")
-    task.deadline(20, function() while db:stats().held > 0 do task.sleep(0.01) end end)
+    task.deadline(20, function() while db:stats().held + db:stats().busy > 0 do task.sleep(0.01) end end)
     assert.is_true(db:stats().connections <= 4)
     assert.equal(0, db:value [[SELECT count(*) FROM pg_stat_activity
       WHERE datname = current_database() AND state LIKE 'idle in transaction%']])

@@ -163,7 +163,7 @@ describe("pg batch", function()
     batch:cancel()
     assert.equal("cancelled", failure(batch.join, batch).kind)
     task.deadline(20, function()
-      while db:stats().held > 0 do task.sleep(0.01) end
+      while db:stats().held + db:stats().busy > 0 do task.sleep(0.01) end
     end)
     assert.equal(0, db:value "SELECT count(*) FROM items")
   end)

@@ -79,7 +79,7 @@ describe("pg statement log", function()
         nebula.task.sleep(0.01)
       end
       sleeper:cancel()
-      while db:stats().held > 0 do nebula.task.sleep(0.01) end]])
+      while db:stats().held + db:stats().busy > 0 do nebula.task.sleep(0.01) end]])
     local seen = {}
     for _, one in ipairs(list) do seen[one.statement] = one end
     assert.truthy(seen["CREATE TEMP TABLE t (a int)"])
