@@ -10,7 +10,7 @@ return {
   -- lane = "payload.tenant", -- without it the workflow is the lane
 
   options = {
-    sharpness = { default = 3, min = 0, max = 16, help = "how much past use weighs; 0 shares by running jobs alone" },
+    sharpness = { default = 8, min = 0, max = 16, help = "how much past use weighs; 0 shares by running jobs alone" },
     first     = priority.options.first,
     longest   = priority.options.longest,
   },

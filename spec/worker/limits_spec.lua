@@ -24,6 +24,13 @@ local HANDLER = [[
   end
 ]]
 
+-- Worker-seconds of that one of $1 lanes which used the least.
+local LEAST_USED = [[
+  SELECT min(seconds)
+  FROM (SELECT sum(seconds) AS seconds FROM job_lane_usage GROUP BY lane) used
+  HAVING count(*) = $1
+]]
+
 describe("limits over many processes", function()
   local storage, url, logs, handlers, runtime, project
   local started = {}
@@ -59,7 +66,7 @@ describe("limits over many processes", function()
     return process
   end
 
-  -- The spans in which handlers ran, of processes that ended in `deaths` where they say no end.
+  -- The spans in which handlers ran; where they say no end, until the process was about to be killed: `deaths`.
   local function spans(deaths)
     local list = {}
     for _, name in ipairs(require("nebula.system").list(logs)) do
@@ -68,7 +75,8 @@ describe("limits over many processes", function()
       for line in nebula.fs.read(logs .. "/" .. name):gmatch "[^\n]+" do
         local what, id, lane, at = line:match "^(%a+) (%S+) (%S+) ([%d.]+)$"
         if what == "begin" then
-          open[id] = { id = id, lane = lane, from = tonumber(at), to = died }
+          local from = tonumber(at)
+          open[id] = { id = id, lane = lane, from = from, to = died and math.max(from, died) }
           list[#list + 1] = open[id]
         elseif what == "end" then
           open[id].to = tonumber(at)
@@ -116,9 +124,9 @@ describe("limits over many processes", function()
     for kill = 1, KILLS do
       child.await("some jobs", LONG, function() return count "status = 'completed'" > JOBS * kill / (KILLS + 2) end)
       local victim = table.remove(running, 1)
+      deaths[victim.pid] = nebula.time.monotonic() -- what it runs is free to others as soon as it is dead
       victim:kill(9)
       victim:wait()
-      deaths[victim.pid] = nebula.time.monotonic()
       running[PROCESSES] = spawn("--concurrency", "16")
     end
     child.await("every job", LONG * (FULL and 10 or 1), function() return count "status <> 'completed'" == 0 end)
@@ -154,11 +162,13 @@ describe("limits over many processes", function()
 
   it("share by worker-seconds, whatever the jobs of a lane take", function()
     local jobs = jobs_of("long", 1000, 0.1)
-    table.move(jobs_of("short", 9000, 0.01), 1, 9000, #jobs + 1, jobs)
+    table.move(jobs_of("short", 6000, 0.01), 1, 6000, #jobs + 1, jobs)
     work("local p = policy 'fair_share'\nreturn { lane = 'payload.tenant', options = p.options, claim = p.claim }",
       jobs)
     local running = { spawn("--concurrency", "8"), spawn("--concurrency", "8") }
-    child.await("a part of the jobs", LONG, function() return count "status = 'completed'" > 2500 end)
+    child.await("a use of both", LONG, function() -- by numbers, it would be 100 seconds of the long by then
+      return (storage.db:value(LEAST_USED, 2) or 0) > 10
+    end)
     for _, process in ipairs(running) do process:kill(15) end
     for _, process in ipairs(running) do process:wait() end
     assert.is_true(count "status = 'pending' AND lane = 'long'" > 0)
@@ -212,7 +222,7 @@ describe("limits over many processes", function()
     storage.db:exec "UPDATE workflow_jobs SET suspect = true WHERE id IN (SELECT id FROM workflow_jobs LIMIT 2)"
     local holder = storages.with_pool_config(url, { max_size = 2 })
     local _ <close> = holder
-    local held = holder:claim_jobs("holder", 1)
+    local held = holder:claim_jobs("holder", 1, { lease = 3600 })
     assert.equal(1, #held)
     local process = spawn "--drain"
     process:wait()

@@ -65,10 +65,12 @@ describe("the watermark of a claim", function()
   end)
 
   it("is held by rows that another claimer has locked, until it gives up", function()
-    local id = storage:push_job({ payload = { handler = "x" }, delay = 0.3 }).id
-    local job = storage:get_job(id)
+    local id, job
     storage.db:transaction(function(tx)
-      tx:exec("SELECT FROM workflow_jobs WHERE id = $1 FOR UPDATE", id)
+      repeat -- until it is locked before the worker has it
+        id = storage:push_job({ payload = { handler = "x" }, delay = 0.3 }).id
+        job = storage:get_job(id)
+      until tx:one("SELECT FROM workflow_jobs WHERE id = $1 AND status = 'pending' FOR UPDATE", id)
       await("its time", function() return tx:value("SELECT clock_timestamp() > $1::timestamptz + '0.3 s'",
         job.scheduled_at) end)
       local before = worker.counts.completed

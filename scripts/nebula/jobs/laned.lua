@@ -147,13 +147,14 @@ Laned.__index = Laned
 
 --- Makes one for a claimant. `where` narrows what is taken (an SQL condition); `suspects`: it takes
 --- those that must run alone, and no others; `turn` is shared by claimants that take turns, instead of
---- finding each other's lanes locked.
+--- finding each other's lanes locked; `unnoted` tells what a lane used that is not written down yet.
 ---@param given {worker: string, lease: number, policy: (fun(): nebula.Policy), where?: string, suspects?: boolean,
----  turn?: nebula.Semaphore, leases?: boolean} leases: it cannot hold row locks
+---  turn?: nebula.Semaphore, unnoted?: (fun(lane: string): number), leases?: boolean} leases: it cannot hold row locks
 ---@return nebula.Laned
 function laned.new(given)
   return setmetatable({
     worker = given.worker, lease = given.lease, policy = given.policy, turn = given.turn,
+    unnoted = given.unnoted,
     leases = given.leases or given.suspects, after = "", rounds = 0, wait = FIRST_WAIT,
     draw = given.suspects and DRAW_SUSPECT or DRAW,
     where = (given.suspects and "suspect" or "NOT suspect") .. (given.where and " AND " .. given.where or ""),
@@ -189,7 +190,9 @@ local function draw_lanes(self, conn, first, policy, plan, locking)
   local all = {}
   if #names > 0 then
     for i, row in ipairs(conn:query(STATE:format(slots.RUNNING, limits.asks(plan) and VIEW or ""), names)) do
-      all[i] = limits.lane(policy, plan, names[row.n], row)
+      local name = names[row.n]
+      if row.used and self.unnoted then row.used = row.used + self.unnoted(name) end
+      all[i] = limits.lane(policy, plan, name, row)
     end
   end
   return all, #drawn, #drawn - #names, came_round

@@ -1,9 +1,11 @@
 -- policy/share.lua: which lanes get the free slots. Weights share, caps bound, select ranks.
 --
 -- Each slot goes to the lane that has the least for its weight and may still take one (weighted
--- max-min fairness over the jobs that run). Then the candidates are walked in their order: first
--- each lane up to its share, then whatever may still run fills what is left. Pure: the simulation
--- and whoever else divides slots use the same.
+-- max-min fairness over the jobs that run). Where a lane stands between two whole slots is drawn anew
+-- each time, so that a share of less than one slot comes true over many claims: rounded up, a lane of
+-- next to no weight would get one of every few slots, rounded down it would starve. Then the candidates
+-- are walked in their order: first each lane up to its share, then whatever may still run fills what is
+-- left. The simulation and whoever else divides slots use the same.
 local share = {}
 
 -- A heap of the lanes that may take more: {level, lane} pairs flat in two arrays, the least level first
@@ -27,14 +29,17 @@ end
 --- Gives each lane its part of n slots.
 ---@param n integer
 ---@param lanes {running: integer, weight: number, allowed: integer}[] allowed: the most it may take now
+---@param random? fun(): number in [0, 1)
 ---@return integer[] parts
-function share.divide(n, lanes)
-  local parts, levels, indexes, count = {}, {}, {}, 0
+function share.divide(n, lanes, random)
+  random = random or math.random
+  local parts, drawn, levels, indexes, count = {}, {}, {}, {}, 0
   for i, lane in ipairs(lanes) do
     parts[i] = 0
     if lane.allowed > 0 and lane.weight > 0 then
       count = count + 1
-      levels[count], indexes[count] = lane.running / lane.weight, i
+      drawn[i] = random()
+      levels[count], indexes[count] = (lane.running + drawn[i]) / lane.weight, i
     end
   end
   for at = count // 2, 1, -1 do sift(levels, indexes, count, at) end
@@ -44,7 +49,7 @@ function share.divide(n, lanes)
     local lane = lanes[i]
     parts[i] = parts[i] + 1
     if parts[i] < lane.allowed then
-      levels[1] = (lane.running + parts[i]) / lane.weight
+      levels[1] = (lane.running + drawn[i] + parts[i]) / lane.weight
     else
       levels[1], indexes[1] = levels[count], indexes[count]
       count = count - 1

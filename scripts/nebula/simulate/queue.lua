@@ -10,12 +10,21 @@ Queue.__index = Queue
 
 local LANES_DRAWN = 64 -- of a claim, rotating
 local DEFAULT_WINDOW = 20 -- of select
+local GOLDEN = (math.sqrt(5) - 1) / 2
 
 ---@param policy nebula.Policy
 ---@return nebula.SimulatedQueue
 function Queue.new(policy)
   return setmetatable({ policy = policy, lanes = {}, keys = {}, waiting = 0, turn = 0, sequence = 0,
-    before = nil, order = nil }, Queue)
+    before = nil, order = nil, phase = 0 }, Queue)
+end
+
+-- The same numbers in every run, spread evenly over [0, 1).
+local function divide(self, n, drawn)
+  return share.divide(n, drawn, function()
+    self.phase = (self.phase + GOLDEN) % 1
+    return self.phase
+  end)
 end
 
 -- What comparing two jobs by a plan's columns is, compiled: it is most of what a simulation does.
@@ -150,7 +159,7 @@ end
 
 -- Without a select: of each lane its first ones, up to its share; then what is left, by lanes without weight.
 local function take_first(self, plan, drawn, now)
-  local taken, parts = {}, share.divide(plan.limit, drawn)
+  local taken, parts = {}, divide(self, plan.limit, drawn)
   for round = 1, 2 do
     for i, entry in ipairs(drawn) do
       local n = round == 1 and parts[i] or math.min(entry.allowed - parts[i], plan.limit - #taken)
@@ -165,7 +174,7 @@ local function claim_by_lanes(self, plan, now)
   if not self.policy:has "select" then return take_first(self, plan, drawn, now), again_at end
   local list = ranked(self, draw_candidates(self, drawn, plan.lanes and plan.lanes.window or DEFAULT_WINDOW))
   local taken = {}
-  for _, i in ipairs(share.choose(plan.limit, list, drawn, share.divide(plan.limit, drawn))) do
+  for _, i in ipairs(share.choose(plan.limit, list, drawn, divide(self, plan.limit, drawn))) do
     remove_and_take(self, drawn[list[i].lane].lane, list[i].job, now, taken)
   end
   return taken, again_at

@@ -44,6 +44,11 @@ end
 ---@param run nebula.Run
 function Lanes:ended(run) charge(self, run, nebula.time.monotonic()) end
 
+--- What a lane's jobs used here since the last time it was written.
+---@param lane string
+---@return number seconds
+function Lanes:unnoted(lane) return self.used[lane] or 0 end
+
 --- Writes what was used since the last time, also by those that still run.
 function Lanes:flush()
   local now = nebula.time.monotonic()

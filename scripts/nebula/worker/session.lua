@@ -52,6 +52,7 @@ local function lanes_of(worker, suspects)
   return laned.new {
     worker = worker.id, lease = worker.settings.lease, policy = function() return worker.policy end,
     where = claim.mine(worker), suspects = suspects, turn = worker.turn,
+    unnoted = function(lane) return worker.lanes:unnoted(lane) end,
   }
 end
 

@@ -1,0 +1,45 @@
+-- How the slots of a claim are divided among lanes.
+local share = require "nebula.policy.share"
+
+describe("the shares of a claim", function()
+  local function lane(weight, fields)
+    local made = { running = 0, weight = weight, allowed = 1000 }
+    for name, value in pairs(fields or {}) do made[name] = value end
+    return made
+  end
+
+  -- Numbers of [0, 1), spread evenly.
+  local function even()
+    local at = 0
+    return function()
+      at = (at + 0.618034) % 1
+      return at
+    end
+  end
+
+  it("are as the weights, over what runs already, up to what each may take", function()
+    assert.same({ 40, 10 }, share.divide(50, { lane(4), lane(1) }))
+    assert.same({ 2, 8 }, share.divide(10, { lane(1, { running = 7 }), lane(1, { running = 1 }) }))
+    assert.same({ 3, 47, 0 }, share.divide(50, { lane(4, { allowed = 3 }), lane(1), lane(0) }))
+    assert.same({ 3, 1 }, share.divide(50, { lane(1, { allowed = 3 }), lane(1, { allowed = 1 }) }))
+  end)
+
+  it("come true over many claims where they are less than a slot", function()
+    local random, sum = even(), { 0, 0 }
+    for _ = 1, 1000 do
+      local parts = share.divide(8, { lane(1), lane(99) }, random)
+      assert.equal(8, parts[1] + parts[2])
+      for i, part in ipairs(parts) do sum[i] = sum[i] + part end
+    end
+    assert.is_true(sum[1] > 60 and sum[1] < 100, sum[1] .. " of 8000, for a weight of a hundredth")
+  end)
+
+  it("come to every one of many lanes, where there are fewer slots than lanes", function()
+    local random, got, lanes = even(), {}, {}
+    for i = 1, 64 do lanes[i] = lane(1) end
+    for _ = 1, 100 do
+      for i, part in ipairs(share.divide(8, lanes, random)) do got[i] = (got[i] or 0) + part end
+    end
+    for i = 1, 64 do assert.is_true(got[i] > 0, "lane " .. i .. " never") end
+  end)
+end)
