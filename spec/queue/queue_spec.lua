@@ -67,6 +67,19 @@ describe("the queue", function()
       ]])
     end)
 
+    it("gives a job of plain SQL an id in the order of time, as push_job does", function()
+      local ids = {}
+      for i = 1, 6 do
+        ids[i] = i % 2 == 0 and push {}
+          or storage.db:value [[INSERT INTO workflow_jobs (payload) VALUES ('{"handler": "noop"}') RETURNING id]]
+        assert.matches("^%x+%-%x+%-7%x%x%x%-[89ab]%x%x%x%-%x+$", ids[i])
+        storage.db:exec "SELECT pg_sleep(0.002)" -- the time in them is in milliseconds
+      end
+      local sorted = table.move(ids, 1, #ids, 1, {})
+      table.sort(sorted)
+      assert.same(sorted, ids)
+    end)
+
     it("is there when the caller's transaction commits, and only then", function()
       nebula.try(storage.db.transaction, storage.db, function(tx)
         storage:push_job({ payload = { handler = "a" } }, tx)
