@@ -297,11 +297,6 @@ const char *editor_line(editor *self, size_t *length, size_t *cursor) {
   return info->buffer;
 }
 
-void editor_insert(editor *self, const char *text) {
-  el_insertstr(self->line, text);
-  el_set(self->line, EL_REFRESH);
-}
-
 /* Takes the prompt and the line away, which may go over several rows of the terminal. */
 static void wipe(editor *self) {
   struct winsize size = {0};
@@ -315,6 +310,12 @@ static void wipe(editor *self) {
                    text_width(&self->types, info->buffer, (size_t)(info->cursor - info->buffer));
   if (columns >= size.ws_col) fprintf(stdout, "\033[%zuA", columns / size.ws_col);
   fputs("\r\033[J", stdout);
+}
+
+void editor_insert(editor *self, const char *text) {
+  wipe(self); // the refresh below begins where the cursor is
+  el_insertstr(self->line, text);
+  el_set(self->line, EL_REFRESH);
 }
 
 void editor_above(editor *self, const char *text, size_t length) {

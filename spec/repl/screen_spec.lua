@@ -59,6 +59,14 @@ describe("the prompt's screen", function()
     prompt:line("nebula.ui.width()", "40")
   end)
 
+  it("completes a word where it stands, and leaves one line of it", function()
+    local prompt <close> = open()
+    for typed, line in pairs { [".expl\tain"] = ".explainain", ["string.for\t'%d'"] = "string.format('%d'" } do
+      prompt:type("\21" .. typed)
+      prompt:shows(function(screen) return screen:match "[^\n]*$" == prompt.prompt .. line end)
+    end
+  end)
+
   it("takes a paste of 200 lines whole and in order", function()
     local prompt <close> = open()
     local lines = { "pasted = 0; do" }
