@@ -221,7 +221,16 @@ static int map_done(lua_State *L, int status, lua_KContext context) {
   return 1;
 }
 
-/* task.map(list, fn, {concurrency=16}) -> {fn(list[1], 1), ..., n=#list} */
+/* A metatable by which `results.n` tells the length, which pairs and json.encode do not see. */
+static void push_length(lua_State *L, lua_Integer size) {
+  lua_createtable(L, 0, 1);
+  lua_createtable(L, 0, 1);
+  lua_pushinteger(L, size);
+  lua_setfield(L, -2, "n"); // stack: metatable, index
+  lua_setfield(L, -2, "__index");
+}
+
+/* task.map(list, fn, {concurrency=16}) -> {fn(list[1], 1), ...}, with n=#list */
 static int task_map(lua_State *L) {
   static const char *const NAMES[] = {"concurrency", NULL};
   luaL_checktype(L, 1, LUA_TTABLE);
@@ -231,9 +240,9 @@ static int task_map(lua_State *L) {
   lua_Integer workers = MAP_CONCURRENCY;
   opt_integer(L, 3, "task.map", "concurrency", 1, 1000000, &workers);
   lua_Integer size = luaL_len(L, 1);
-  lua_createtable(L, size < 1000000 ? (int)size : 0, 1);
-  lua_pushinteger(L, size);
-  lua_setfield(L, -2, "n");
+  lua_createtable(L, size < 1000000 ? (int)size : 0, 0);
+  push_length(L, size);
+  lua_setmetatable(L, -2);
   lua_replace(L, 3);
   lua_pushvalue(L, 3); // stack: list, fn, results, results
   lua_insert(L, 1);    // stack: results, list, fn, results

@@ -58,7 +58,7 @@ function task.scope(fn) end
 ---@param list any[]
 ---@param fn fun(element: any, index: integer): any
 ---@param options? {concurrency: integer}
----@return any[] results in the list's order, with `n`, the list's length
+---@return any[] results in the list's order; `results.n`, which pairs does not see, is the list's length
 function task.map(list, fn, options) end
 
 --- Waits for at least that long.
