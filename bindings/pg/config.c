@@ -272,13 +272,18 @@ static bool pin(pg_config *self, bool by_options, bool read_only) {
   return ok;
 }
 
-/* libpq's complaint up to the first quotation, which could hold the password. */
+/* libpq's complaint up to the first quotation that is longer than a punctuation mark and could hold
+ * the password. */
 static void explain(char message[PG_CONFIG_MESSAGE], const char *complaint) {
-  size_t n = complaint != NULL ? strcspn(complaint, "\"\n") : 0;
-  snprintf(
-      message, PG_CONFIG_MESSAGE,
-      "the connection URL is malformed%s%.*s; it looks like postgresql://user@host:5432/database",
-      n > 0 ? ": " : "", (int)(n < 100 ? n : 100), complaint != NULL ? complaint : "");
+  if (complaint == NULL) complaint = "";
+  size_t n = strcspn(complaint, "\"\n");
+  while (complaint[n] == '"' && complaint[n + 1] != '\0' && complaint[n + 2] == '"')
+    n += 3 + strcspn(complaint + n + 3, "\"\n");
+  snprintf(message, PG_CONFIG_MESSAGE,
+           "the connection URL is malformed%s%.*s%s; it looks like "
+           "postgresql://user@host:5432/database",
+           n > 0 ? ": " : "", (int)(n < 100 ? n : 100), complaint,
+           complaint[n] == '"' ? "\"...\"" : "");
 }
 
 pg_config *pg_config_parse(const char *url, bool pin_by_options, bool read_only,

@@ -77,18 +77,26 @@ void pg_conn_close(pg_conn *self, pg_outcome outcome, const char *message) {
   shut(self, outcome, message);
 }
 
+/* libpq's message on one line, without its hints ("Is the server running ...?"): they begin with a
+ * tab. */
+static void note_error(pg_conn *self, const char *message) {
+  size_t n = 0;
+  for (const char *p = message; *p != '\0' && n + 1 < sizeof self->error; p++) {
+    if (p[0] == '\n' && p[1] == '\t')
+      p += strcspn(p + 1, "\n"); // the loop steps over the last of it
+    else
+      self->error[n++] = *p == '\n' || *p == '\t' ? ' ' : *p;
+  }
+  while (n > 0 && self->error[n - 1] == ' ')
+    n--;
+  self->error[n] = '\0';
+}
+
 void pg_conn_fail(pg_conn *self, const char *message, const PGresult *result) {
   if (self->state == PG_CONN_CLOSED) return;
   const char *code = result != NULL ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
   if (code != NULL) snprintf(self->code, sizeof self->code, "%s", code);
-  if (message != NULL) {
-    size_t n = strlen(message);
-    while (n > 0 && (message[n - 1] == '\n' || message[n - 1] == ' '))
-      n--;
-    snprintf(self->error, sizeof self->error, "%.*s", (int)n, message);
-    for (char *p = self->error; *p != '\0'; p++)
-      if (*p == '\n' || *p == '\t') *p = ' ';
-  }
+  if (message != NULL) note_error(self, message);
   self->lost = true;
   shut(self, PG_OUTCOME_LOST, self->error);
 }

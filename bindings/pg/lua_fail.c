@@ -104,6 +104,14 @@ static const char *explain_limit(lua_State *L, const lua_pg_pool *pool, const pg
                          (LUAI_UACINT)limit);
 }
 
+/* No connection: `code` is what the server refused it with, "" where none answered. */
+static void push_refusal(lua_State *L, const char *code, const char *why) {
+  bool answered = *code != '\0';
+  push(L, ERR_DATABASE, answered ? code : "08001", !answered || is_retryable(code),
+       lua_pushfstring(L, "%s; is %sDATABASE_URL right?", why,
+                       answered ? "" : "the server running, and is "));
+}
+
 static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request *r) {
   const char *why = r->message != NULL ? r->message : "";
   const char *place = pg_pool_place(pool->pool);
@@ -121,8 +129,7 @@ static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request
                          place, why));
     break;
   case PG_OUTCOME_CONNECT:
-    push(L, ERR_DATABASE, "08001", true,
-         lua_pushfstring(L, "%s; is the server running, and is DATABASE_URL right?", why));
+    push_refusal(L, pg_pool_refusal(pool->pool), why);
     break;
   case PG_OUTCOME_WAITED: push(L, ERR_POOL, NULL, true, why); break;
   case PG_OUTCOME_TIMEOUT:

@@ -383,6 +383,10 @@ const pg_pool_options *pg_pool_options_get(const pg_pool *self) {
   return &self->options;
 }
 
+const char *pg_pool_refusal(const pg_pool *self) {
+  return self->code;
+}
+
 const char *pg_pool_place(const pg_pool *self) {
   return pg_config_place(self->config);
 }

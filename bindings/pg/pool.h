@@ -100,6 +100,9 @@ void pg_pool_stats_get(const pg_pool *self, pg_pool_stats *out);
 const pg_pool_options *pg_pool_options_get(const pg_pool *self);
 const char *pg_pool_place(const pg_pool *self);
 
+/* The SQLSTATE with which a server refused the last connection; "" where none answered. */
+const char *pg_pool_refusal(const pg_pool *self);
+
 /* The application_name of its sessions. */
 const char *pg_pool_application(const pg_pool *self);
 loop *pg_pool_loop(const pg_pool *self);

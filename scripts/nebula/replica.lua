@@ -11,6 +11,9 @@ local replica = {}
 local AWAY_SECONDS = 5
 local CONNECT_SECONDS = 2
 
+-- Classes of SQLSTATE of a replica that is away: no connection, refused, no such database, shutting down.
+local AWAY = { ["08"] = true, ["28"] = true, ["3D"] = true, ["57"] = true }
+
 -- SQLSTATEs of a replica that is behind: no such table, column, function.
 local BEHIND = { ["42P01"] = true, ["42703"] = true, ["42883"] = true }
 
@@ -23,8 +26,7 @@ Replica.__index = Replica
 -- Whether the primary may do better; and whether the replica is away.
 local function judged(err)
   if err.kind == "pool" or err.source == "database" and not err.code then return true, true end
-  local class = err.code and err.code:sub(1, 2)
-  if class == "08" or class == "57" then return true, true end
+  if AWAY[err.code and err.code:sub(1, 2)] then return true, true end
   return err.retryable or BEHIND[err.code] or false, false
 end
 

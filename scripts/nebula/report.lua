@@ -6,11 +6,18 @@ local STATUS_FAILED, STATUS_USAGE, STATUS_INTERRUPTED = 1, 2, 130
 local PLAIN = { config = true, cancelled = true, pool = true, policy = true, not_found = true,
   migration = true }
 
--- The traceback without the frames of the host that called the script.
-local function own_frames(traceback)
+-- Classes of SQLSTATE that mean: no connection, or one that the server refused.
+local UNCONNECTED = { ["08"] = true, ["28"] = true, ["3D"] = true }
+
+local report = {}
+
+--- The traceback without the frames of the host that called the script; nil where nothing is left.
+---@param traceback string
+---@return string?
+function report.own_frames(traceback)
   local lines = {}
   for line in traceback:gmatch "[^\n]+" do
-    if line:find "nebula/cli[./]" then break end
+    if line:find "nebula/cli[./]" or line:find "repl/session%.lua" then break end
     lines[#lines + 1] = line
   end
   while #lines > 1 and lines[#lines]:find("[C]:", 1, true) do lines[#lines] = nil end
@@ -32,8 +39,6 @@ local function helps(traceback, message)
   end
   return false
 end
-
-local report = {}
 
 --- The exit status that an error means: 2 for usage and configuration, 130 interrupted, else 1.
 ---@param err any
@@ -64,10 +69,10 @@ function report.print(err, prefix)
   local lines = { (prefix or "nebula") .. ": " .. report.line(err) }
   if type(err) == "table" then
     local detail = err.detail and tostring(err.detail)
-    if detail and detail:find "^stack traceback:" then detail = own_frames(detail) end -- a sandbox's own
+    if detail and detail:find "^stack traceback:" then detail = report.own_frames(detail) end -- a sandbox's own
     lines[#lines + 1] = detail
-    local plain = PLAIN[err.kind] or rawget(err, "usage") or tostring(err.code):find "^08" -- no connection
-    local traceback = not plain and err.traceback and own_frames(err.traceback)
+    local plain = PLAIN[err.kind] or rawget(err, "usage") or UNCONNECTED[tostring(err.code):sub(1, 2)]
+    local traceback = not plain and err.traceback and report.own_frames(err.traceback)
     if traceback and helps(traceback, tostring(err.message)) then lines[#lines + 1] = traceback end
   end
   io.stderr:write(table.concat(lines, "\n"), "\n")

@@ -179,10 +179,12 @@ end)
 define("error", "", "the last error with its detail and traceback", function(session)
   local err = rawget(session.env, "_error")
   if err == nil then return session:say "there was none" end
-  session:say(require("nebula.report").line(err))
+  local report = require "nebula.report"
+  session:say(report.line(err))
   if type(err) ~= "table" then return end
   if err.detail then session:say(tostring(err.detail)) end
-  if err.traceback then session:say(err.traceback) end
+  local traceback = err.traceback and report.own_frames(err.traceback)
+  if traceback then session:say(traceback) end
 end)
 
 -- ---- running ----
