@@ -96,27 +96,28 @@ function pg.bytea(bytes) end
 ---raises `database` (with the SQLSTATE in `code`; `detail` has the server's detail, hint, constraint
 ---and the statement), `conflict` (23505), `timeout`, `limit`, `pool`, `validation`, `unknown_outcome`.
 ---@class nebula.pg.queries
-local queries = {}
+local db = {}
 
+---All rows of a statement, in memory at once (`max_bytes` bounds them; `rows` streams).
 ---@param sql nebula.pg.sql
 ---@param ... any the parameters, counted: a nil is NULL
 ---@return nebula.pg.rows
-function queries:query(sql, ...) end
+function db:query(sql, ...) end
 
 ---The first row, or nil.
 ---@param sql nebula.pg.sql
 ---@return table|nil
-function queries:one(sql, ...) end
+function db:one(sql, ...) end
 
 ---The first column of the first row, or nil.
 ---@param sql nebula.pg.sql
 ---@return any
-function queries:value(sql, ...) end
+function db:value(sql, ...) end
 
 ---Runs a statement; or several in one text, without parameters, where nothing needs to be told apart.
 ---@param sql nebula.pg.sql
 ---@return integer affected rows
-function queries:exec(sql, ...) end
+function db:exec(sql, ...) end
 
 ---Rows one by one in bounded memory: `for row in db:rows(sql, ...) do ... end`. Leaving the loop early
 ---ends the statement. Outside of a transaction it holds a connection; inside one it is a cursor, and the
@@ -124,7 +125,7 @@ function queries:exec(sql, ...) end
 ---@param sql nebula.pg.sql
 ---@return fun(): table|nil next
 ---@return table rows closing it ends the statement
-function queries:rows(sql, ...) end
+function db:rows(sql, ...) end
 
 ---@class nebula.pg.copy_out_options
 ---@field args? any[] the query's parameters, put into it as literals of their types
@@ -136,7 +137,7 @@ function queries:rows(sql, ...) end
 ---@param sink fun(piece: string)|{write: fun(self, piece: string)}
 ---@param options? nebula.pg.copy_out_options
 ---@return integer rows
-function queries:copy_out(sql, sink, options) end
+function db:copy_out(sql, sink, options) end
 
 ---Runs a COPY ... FROM STDIN statement over a source: a string, a function that gives pieces and then
 ---nil, an object with a `read` method, or a list of pieces. A piece is a string in the statement's
@@ -145,12 +146,12 @@ function queries:copy_out(sql, sink, options) end
 ---@param sql string
 ---@param source string|table|fun(): string|table|nil
 ---@return integer rows
-function queries:copy_in(sql, source) end
+function db:copy_in(sql, source) end
 
 ---Sends a notification; inside a transaction, with its commit.
 ---@param channel string
 ---@param payload? string
-function queries:notify(channel, payload) end
+function db:notify(channel, payload) end
 
 ---@class nebula.pg.batch_options
 ---@field transaction? boolean all or nothing (true); false: each statement stands for itself
@@ -166,7 +167,7 @@ function queries:notify(channel, payload) end
 ---@param list {[1]: string, n?: integer}[] `{ {sql, parameter, ...}, ... }`
 ---@param options? nebula.pg.batch_options
 ---@return {failed: integer} results a nebula.pg.rows for each entry; `failed` counts the errors among them
-function queries:batch(list, options) end
+function db:batch(list, options) end
 
 ---@class nebula.pg.transaction_options
 ---@field isolation? "serializable"|"repeatable read"|"read committed"
@@ -183,7 +184,7 @@ function queries:batch(list, options) end
 ---@param fn fun(tx: nebula.pg.Connection): T
 ---@param options? nebula.pg.transaction_options
 ---@return T ...
-function queries:transaction(fn, options) end
+function db:transaction(fn, options) end
 
 ---@class nebula.pg.statement_stats
 ---@field statement string

@@ -27,6 +27,8 @@ for name, method in pairs(require("nebula.artifacts").methods) do Storage[name] 
 
 Storage.__name = "nebula.Storage"
 
+function Storage:__tostring() return (tostring(self.db):gsub("^pool", "storage")) end
+
 function Storage.__index(self, name)
   if name == "blobs" then
     local blobs = require("nebula.blobs").open(rawget(self, "blob_options"), self.db)

@@ -79,6 +79,15 @@ local function quoted(text)
   return '"' .. ui.printable(text:gsub('["\\]', "\\%0")) .. '"'
 end
 
+-- A float with the digits that tell it from every other one.
+local function exact(value)
+  if value ~= value or math.abs(value) == math.huge or tonumber(tostring(value)) == value then return tostring(value) end
+  for digits = 15, 17 do
+    local text = ("%." .. digits .. "g"):format(value)
+    if tonumber(text) == value then return text:find "[.e]" and text or text .. ".0" end
+  end
+end
+
 local function sorted_keys(value)
   local keys = {}
   for key in next, value do keys[#keys + 1] = key end
@@ -146,7 +155,7 @@ end
 function any(style, value, indent, seen)
   local kind = type(value)
   if kind == "table" and not (getmetatable(value) or {}).__tostring then return of_table(style, value, indent, seen) end
-  local text = kind == "string" and quoted(value) or tostring(value)
+  local text = (kind == "string" and quoted or math.type(value) == "float" and exact or tostring)(value)
   local width = ui.text_width(text)
   if kind == "nil" then kind = "null" end
   return COLOURS[kind] and describe.paint(style, kind, text) or text, not text:find "\n" and width or nil

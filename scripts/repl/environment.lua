@@ -43,6 +43,14 @@ function environment.install(env, parent)
   })
 end
 
+-- Whether the database is the private one, and does not run yet.
+local function starts_server()
+  local config = require "nebula.config"
+  local settings = config.settings()
+  return not config.names_database(settings) and settings.state
+    and require("nebula.dev").status(settings.state).status ~= "ready"
+end
+
 --- A lazily made name's value for Tab: made where that waits for nothing, else in the background, for
 --- the next time. Nothing is connected to.
 ---@param env table
@@ -51,9 +59,8 @@ end
 function environment.peek(env, name)
   local value = rawget(env, name)
   if value ~= nil or not makers[name] then return value end
-  local config = require "nebula.config"
   local stores = name == "db" or name == "storage" or name == "blobs"
-  if stores and not config.names_database(config.settings()) then -- the private server may have to be started
+  if stores and nebula.try(starts_server) then
     nebula.task.spawn(nebula.try, function() return env[name] end)
     return nil
   end

@@ -2,17 +2,23 @@
 -- written: of native ones the LuaLS stubs, of Lua ones the comment above the function.
 local nebula = require "nebula"
 local system = require "nebula.system"
+local ui = require "nebula.ui"
 
 local help = {}
 
 local OVERVIEW = [[
 Known here:
-  sql "SELECT ..."        rows of a statement           db        the pool: query, one, exec, transaction, ...
-  storage                 workflows, executions, jobs   blobs     objects: get, put, list, reader, writer, ...
-  queue                   push, stats                   task      spawn, map, sleep, deadline, channel, ...
-  plot(rows, x, y)        a bar chart                   nebula    every module: nebula.json, nebula.time, ...
-  _, _1, _2, _3           the last three results        _error    the last error
-help(db), help(db.query), help "query" and help "nebula.pg" tell more; .help lists the commands.]]
+  sql "SELECT ..."  rows of a statement
+  db                the pool: query, one, value, exec, transaction, ...
+  storage           workflows, executions, jobs
+  queue             push, stats, pause, ...
+  blobs             objects: get, put, list, reader, writer, ...
+  task              spawn, map, sleep, deadline, channel, ...
+  plot(rows, x, y)  a bar chart
+  nebula            every module: nebula.json, nebula.time, nebula.http, ...
+  _, _1, _2, _3     the last results, and _error the last error
+help(db), help(db.query), help "query" and help "nebula.pg" tell more; .help
+lists the commands.]]
 
 ---@class nebula.repl.Document
 ---@field name string such as nebula.pg.Pool:query
@@ -56,7 +62,8 @@ local function read_stub(path, found)
     elseif object then
       local class = classes[object] or object
       local document = { class = class, method = method, name = class .. separator .. method,
-        signature = class .. separator .. method .. arguments, text = table.concat(comment, "\n") }
+        signature = (separator == ":" and object or class) .. separator .. method .. arguments,
+        text = table.concat(comment, "\n") }
       found.classes[class] = found.classes[class] or {}
       table.insert(found.classes[class], document)
       comment = {}
@@ -91,7 +98,14 @@ local function lines_of(path)
   return lines
 end
 
--- What is written above a Lua function, its first line, and where that is; nil where there is no file.
+-- How a function is called, from its first line: `push.push_jobs(self, list)` is `:push_jobs(list)`.
+local function call_of(line)
+  local head = line:match "^%s*local%s+function%s+(.-%))" or line:match "^%s*function%s+(.-%))"
+  local method, arguments = (head or ""):match "[.:]([%w_]+)%(self,?%s*(.*)$"
+  return method and ":" .. method .. "(" .. arguments or head
+end
+
+-- What is written above a Lua function, how it is called, and where that is; nil where there is no file.
 local function read_lua_function(fn)
   local info = debug.getinfo(fn, "S")
   local path = info.source:match "^@(.*)$"
@@ -102,8 +116,8 @@ local function read_lua_function(fn)
     table.insert(text, 1, (clean(lines[at]:gsub("^%s*%-%-%s?$", "---"):gsub("^%s*%-%- ", "--- "))))
     at = at - 1
   end
-  local head = lines[info.linedefined]:gsub("^%s*local%s+", ""):gsub("^%s+", "")
-  return table.concat(text, "\n"), head, path .. ":" .. info.linedefined
+  local first = lines[info.linedefined]
+  return table.concat(text, "\n"), call_of(first) or first:gsub("^%s+", ""), path .. ":" .. info.linedefined
 end
 
 local function of_lua_function(fn)
@@ -155,15 +169,24 @@ end
 
 local function shown(document) return document.signature .. "\n" .. document.text end
 
+-- The sentence that a document begins with; nil where it has but parameters.
+local function first_sentence(text)
+  local prose = (text .. "\n"):match "^(.-)\n%f[ \0]" or text
+  if prose:find "^%s" or prose == "" then return nil end
+  prose = prose:gsub("\n", " ")
+  return prose:match "^(.-%.)%s" or prose
+end
+
 local function of_class(class)
   local found = documents()
   if not found.classes[class] then return nil end
   local parts = { class }
-  if found.texts[class] and found.texts[class] ~= "" then parts[#parts + 1] = found.texts[class] end
+  local text = found.texts[class]
+  if text and text ~= "" and text ~= class then parts[#parts + 1] = text end
   while class do
     for _, document in ipairs(found.classes[class] or {}) do
-      local first = document.text:match "^%s*([^\n]*)" or ""
-      parts[#parts + 1] = "  " .. document.signature .. (first ~= "" and "\n      " .. first or "")
+      local first = first_sentence(document.text)
+      parts[#parts + 1] = "  " .. document.signature .. (first and "\n      " .. first or "")
     end
     class = found.parents[class]
   end
@@ -212,8 +235,8 @@ function help.signature(fn)
       local document = document_of(fn)
       head = document and document.signature
     else
-      local _, first = read_lua_function(fn)
-      head = first and first:match "^function%s+(.-%))"
+      local _, call = read_lua_function(fn)
+      head = call and call:match "^[%w_.:]+%b()$"
     end
     signatures[fn] = head or false
   end
@@ -265,10 +288,31 @@ local function of_object(value)
   return (class or "functions") .. ": " .. table.concat(names, ", ") .. "\nhelp(thing.name) tells of one."
 end
 
+-- Lines longer than the width, broken between words.
+local function wrapped(text, width)
+  return (text:gsub("[^\n]+", function(line)
+    if #line <= width or line:find "|" then return nil end -- a row of a table stays whole
+    local indent = line:match "^%s*"
+    local hang, lines, current = indent == "" and "" or indent .. "  ", {}, nil
+    for word in line:gmatch "%S+" do
+      if not current then
+        current = indent .. word
+      elseif ui.text_width(current) + 1 + ui.text_width(word) > width then
+        lines[#lines + 1], current = current, hang .. word
+      else
+        current = current .. " " .. word
+      end
+    end
+    lines[#lines + 1] = current
+    return table.concat(lines, "\n")
+  end))
+end
+
 --- The text about a thing: a function, an object, a module, or a name.
 ---@param thing any
+---@param width? integer columns that a line may take (80)
 ---@return string
-function help.text(thing)
+function help.text(thing, width)
   if thing == nil then return OVERVIEW end
   local text
   if type(thing) == "string" then
@@ -281,10 +325,10 @@ function help.text(thing)
     end
     text = text or (thing == nebula and of_class "nebula") or of_object(thing)
   end
-  return text or ("nothing is known about " .. tostring(thing))
+  return wrapped(text or ("nothing is known about " .. tostring(thing)), width or 80)
 end
 
 return setmetatable(help, {
-  __call = function(_, thing) print(help.text(thing)) end,
+  __call = function(_, thing) print(help.text(thing, ui.width())) end,
   __tostring = function() return "help(), help(thing), help \"name\"; .help lists the commands" end,
 })

@@ -227,8 +227,8 @@ local function run_init(editor, back)
 end
 
 local function greet(session)
-  print(("nebula %s. Ctrl-C interrupts, Ctrl-D leaves, Tab completes, .help lists commands. Known here: %s"):format(
-    system.version, table.concat(environment.names(), ", ")))
+  print(("nebula %s. help() tells what is known here, .help lists the commands;"):format(system.version))
+  print "Tab completes, Ctrl-C interrupts, Ctrl-D leaves."
   if session.locked then print "read-only: nothing is written to the database or the blobs" end
 end
 

@@ -89,8 +89,8 @@ describe("the prompt's commands", function()
     local prompt <close> = open()
     prompt:line("help()", "help(db)")
     prompt:line("help(nebula.crypto.uuid_v7)", "nebula.crypto.uuid_v7(")
-    prompt:line("help(db.query)", "queries:query(sql, ...)")
-    prompt:line("help(db)", "nebula.pg.Pool:acquire(")
+    prompt:line("help(db.query)", "db:query(sql, ...)")
+    prompt:line("help(db)", "pool:acquire(")
     prompt:line("help 'nebula.time.parse'", "infinity")
     prompt:line("help(storage.get_job)", "A job with all its columns, or nil.")
     prompt:line("help(print)", "")
@@ -157,7 +157,7 @@ describe("the prompt's commands", function()
       ["nebula.policy.load('gen\t"] = "gentle",
       ["queue.push('inv\t"] = "inventory",
       ["storage:list_jobs { status = 'pend\t"] = "'pending",
-      ["db:value(\t"] = "queries:value(sql, ...)",
+      ["db:value(\t"] = "db:value(sql, ...)",
       ["nebula.time.pars\t"] = "nebula.time.parse(",
       [".timing of\t"] = "off",
     } do
