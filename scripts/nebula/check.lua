@@ -4,21 +4,14 @@ local nebula = require "nebula"
 local options = require "nebula.options"
 local raise = require "nebula.raise"
 
-local check = {}
-
-local HEX = "%x%x%x%x"
-local UUID = "^" .. HEX .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. HEX .. "%-" .. HEX .. HEX .. HEX .. "$"
-
----@param value any
----@return boolean
-function check.is_uuid(value) return type(value) == "string" and #value == 36 and value:find(UUID) ~= nil end
+local check = { is_uuid = options.is_uuid }
 
 --- The value, where it is a UUID's text.
 ---@param what string the operation and field, for the message
 ---@param value any
 ---@return string
 function check.uuid(what, value)
-  if not check.is_uuid(value) then
+  if not options.is_uuid(value) then
     raise("validation", "%s wants a UUID, not %s", what, value == nil and "nothing" or ("%q"):format(tostring(value)))
   end
   return value

@@ -248,8 +248,9 @@ end
 
 local UNDEFINED = { ["42P01"] = true, ["42703"] = true } -- a table, a column
 
--- Where a statement names what the database does not have, it may be that it was not migrated.
-local function look_for_migrations(err)
+-- Where a statement names what the database does not have, it may be that it was not migrated. The
+-- statement then matters to who has written it alone.
+local function look_for_migrations(err, is_ours)
   if type(err) ~= "table" or not UNDEFINED[err.code] then return end
   local nebula, config = require "nebula", require "nebula.config"
   local count = nebula.try(function()
@@ -257,8 +258,9 @@ local function look_for_migrations(err)
     return require("nebula.migrate").pending(db, { path = config.settings().migration_path })
   end)
   if not count or count == 0 then return end
-  local hint = ("%d migrations are not applied to this database: run `nebula migrate up`"):format(count)
-  err.detail = err.detail and err.detail .. "\n" .. hint or hint
+  err.message = ("%s: %s not applied to this database, run `nebula migrate up`"):format(err.message,
+    count == 1 and "a migration is" or count .. " migrations are")
+  if is_ours then err.detail = nil end
 end
 
 --- Runs a command line. The host calls it in the main task, and gives what it raises to
@@ -272,7 +274,8 @@ function cli.main(argv)
   if project then add_project(project) end
   local ended, err = require("nebula").try(dispatch, argv)
   if err == nil then return ended end
-  look_for_migrations(err)
+  local command = argv[1]
+  look_for_migrations(err, command and command ~= "sql" and command_file(command) ~= nil)
   error(err, 0)
 end
 

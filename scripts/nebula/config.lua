@@ -34,6 +34,20 @@ local function no_space(text)
   if text == "" or text:find "%s" then return "a value without spaces" end
 end
 
+local function log_level(text)
+  local level = text:match "^%a+:(%l+)$" or text
+  local form = text:match "^(%a+):" or "text"
+  if text == "json" then return end
+  for _, name in ipairs { "debug", "info", "warn", "error", "off" } do
+    if level == name and (form == "text" or form == "json") then return end
+  end
+  return "debug, info, warn, error or off, text:LEVEL or json:LEVEL"
+end
+
+local function one_or_zero(text)
+  if text ~= "1" and text ~= "0" then return "1 or 0" end
+end
+
 -- variable -> where it goes, its type, bounds and check. `secret` values are never repeated.
 local VARIABLES = {
   { "DATABASE_URL", "database", "url", check = database_url, secret = true },
@@ -54,6 +68,8 @@ local VARIABLES = {
   { "S3_SESSION_TOKEN", "s3", "session_token", check = no_space, secret = true },
   { "S3_USE_PATH_STYLE", "s3", "path_style", type = "boolean" },
   { "MIGRATION_PATH", nil, "migration_path" },
+  { "NEBULA_LOG", nil, "log", check = log_level },
+  { "NEBULA_TRACE", nil, "trace", check = one_or_zero },
 }
 
 local DEFAULTS = {
@@ -63,7 +79,7 @@ local DEFAULTS = {
 }
 
 -- What nebula.conf.lua may hold.
-local SECTIONS = { "policy", "worker", "periodic", "s3", "database", "blobs", "migration_path", "log", "metrics" }
+local SECTIONS = { "policy", "worker", "periodic", "s3", "database", "blobs", "migration_path" }
 local SYNONYMS = { max_size = "max_connections", min_idle = "min_connections" }
 
 -- ---- reading ----
@@ -230,6 +246,12 @@ local function implied_database(current)
   return "none", "default"
 end
 
+-- A section of nebula.conf.lua on one line.
+local function shown(value)
+  local text = type(value) == "table" and nebula.try(nebula.json.encode, value, { sort_keys = true }) or tostring(value)
+  return nebula.log.redact(text)
+end
+
 --- Every setting in force, by its variable's name, and where it comes from. No secret is in it.
 ---@param current nebula.Settings
 ---@return {setting: string, value: string, from: string}[]
@@ -252,8 +274,7 @@ function config.describe(current)
   end
   for section, value in pairs(current.file) do
     if section ~= "s3" and section ~= "database" and section ~= "migration_path" then
-      local text = type(value) == "table" and "(a table)" or nebula.log.redact(tostring(value))
-      rows[#rows + 1] = { setting = section, value = text, from = "nebula.conf.lua" }
+      rows[#rows + 1] = { setting = section, value = shown(value), from = "nebula.conf.lua" }
     end
   end
   table.sort(rows, function(a, b) return a.setting < b.setting end)

@@ -3,11 +3,11 @@
 -- A declaration is `name = {type=, default=, min=, max=, choices=, required=, help=, short=, metavar=}`;
 -- the type is inferred from the default. `older_than` is `--older-than` on a command line, a boolean
 -- also `--no-name`. Types: string, integer, number, boolean, duration (seconds), size (bytes), list,
--- map (KEY=VALUE), file. A value may come as text (command line, environment) or as Lua's own.
+-- map (KEY=VALUE), file, uuid. A value may come as text (command line, environment) or as Lua's own.
 local nebula = require "nebula"
 
 ---@class nebula.Option
----@field type? "string"|"integer"|"number"|"boolean"|"duration"|"size"|"list"|"map"|"file"
+---@field type? "string"|"integer"|"number"|"boolean"|"duration"|"size"|"list"|"map"|"file"|"uuid"
 ---@field default? any
 ---@field min? number
 ---@field max? number
@@ -116,6 +116,13 @@ function options.size(value)
   return factor and math.tointeger(math.floor(tonumber(number) * factor)) or nil
 end
 
+local HEX = "%x%x%x%x"
+local UUID = "^" .. table.concat({ HEX .. HEX, HEX, HEX, HEX, HEX .. HEX .. HEX }, "%-") .. "$"
+
+---@param value any
+---@return boolean
+function options.is_uuid(value) return type(value) == "string" and #value == 36 and value:find(UUID) ~= nil end
+
 local TRUE = { ["true"] = true, yes = true, on = true, ["1"] = true }
 local FALSE = { ["false"] = true, no = true, off = true, ["0"] = true }
 
@@ -134,6 +141,7 @@ local READ = {
     if type(v) == "number" then return tostring(v) end
     return nil, "text"
   end,
+  uuid = function(v) if options.is_uuid(v) then return v end return nil, "a UUID" end,
   file = function(v) if type(v) == "string" and v ~= "" then return v end return nil, "a file's path" end,
   integer = function(v)
     local n = type(v) == "string" and not v:find "^%s*[+-]?%d+%s*$" and nil or math.tointeger(tonumber(v))
@@ -350,7 +358,7 @@ end
 -- ---- help ----
 
 local METAVAR = { string = "TEXT", integer = "N", number = "N", duration = "TIME", size = "SIZE",
-  list = "A,B,...", map = "KEY=VALUE", file = "FILE" }
+  list = "A,B,...", map = "KEY=VALUE", file = "FILE", uuid = "UUID" }
 
 local function shown(kind, value)
   if kind == "list" then return table.concat(value, ",") end

@@ -315,7 +315,12 @@ end
 ---@return nebula.Policy
 function policy.load(name, values)
   local path = policy.find(name)
-  if not path then raise("not_found", "there is no policy %q in policies/; `nebula policy list` shows them", name) end
+  if not path then
+    local names = {}
+    for i, found in ipairs(policy.files()) do names[i] = found.name end
+    raise("not_found", "there is no policy %q in policies/%s; `nebula policy list` shows them", name,
+      options.did_you_mean(name, names))
+  end
   return policy.from_source(name, path, read(path), values)
 end
 

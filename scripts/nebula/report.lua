@@ -45,7 +45,7 @@ end
 ---@return integer
 function report.status(err)
   if type(err) ~= "table" then return STATUS_FAILED end
-  if err.kind == "config" or rawget(err, "usage") then return STATUS_USAGE end
+  if err.kind == "config" then return STATUS_USAGE end
   if err.kind == "cancelled" then return STATUS_INTERRUPTED end
   return STATUS_FAILED
 end
@@ -71,7 +71,7 @@ function report.print(err, prefix)
     local detail = err.detail and tostring(err.detail)
     if detail and detail:find "^stack traceback:" then detail = report.own_frames(detail) end -- a sandbox's own
     lines[#lines + 1] = detail
-    local plain = PLAIN[err.kind] or rawget(err, "usage") or UNCONNECTED[tostring(err.code):sub(1, 2)]
+    local plain = PLAIN[err.kind] or UNCONNECTED[tostring(err.code):sub(1, 2)]
     local traceback = not plain and err.traceback and report.own_frames(err.traceback)
     if traceback and helps(traceback, tostring(err.message)) then lines[#lines + 1] = traceback end
   end

@@ -73,6 +73,7 @@ describe("configuration", function()
       DATABASE_MAX_LIFETIME_SECONDS = "-5",
       S3_ENDPOINT = "localhost:9000", S3_BUCKET = "no spaces here", S3_USE_PATH_STYLE = "perhaps",
       S3_SECRET_ACCESS_KEY = "my-secret key", ENABLE_STATEMENT_LOGGING = "sometimes",
+      NEBULA_LOG = "loud", NEBULA_TRACE = "yes",
     } do
       local answer = read { [name] = value }
       assert.equal(2, answer.status, name)

@@ -21,7 +21,8 @@ describe("a failed command", function()
       local answer = run(table.unpack(words))
       assert.equal(1, answer.status)
       assert.matches("does not exist", answer.stderr)
-      assert.matches("migrations are not applied to this database: run `nebula migrate up`", answer.stderr, 1, true)
+      assert.matches("migrations are not applied to this database, run `nebula migrate up`", answer.stderr, 1, true)
+      assert.falsy(answer.stderr:find("statement", 1, true), answer.stderr)
     end
     assert.equal(0, run("migrate", "up").status)
     local answer = run("sql", "SELECT * FROM nowhere")
@@ -29,10 +30,30 @@ describe("a failed command", function()
     assert.falsy(answer.stderr:find("migrat", 1, true))
   end)
 
+  it("ends with status 2 where its words are wrong", function()
+    for words, told in pairs {
+      [{ "queue", "show", "x" }] = 'ID wants a UUID, not "x"',
+      [{ "queue", "list", "--after", "x" }] = "%-%-after wants a UUID",
+      [{ "queue", "push", "x", "[1]" }] = "the payload is a JSON object",
+      [{ "policy", "check", "fifoo" }] = "did you mean fifo%?",
+      [{ "policy", "check", "fifo", "--set", "x=1" }] = "unknown option x",
+      [{ "policy", "use", "fifo", "--previous" }] = "no name beside it",
+      [{ "worker", "--policy", "fifoo", "--drain" }] = "did you mean fifo%?",
+      [{ "sql", "SELECT 1", "--csv", "--json" }] = "one of them",
+      [{ "sql", " ; " }] = "wants a statement",
+      [{ "task", "--json", "stats" }] = "behind its name",
+    } do
+      local answer = run(table.unpack(words))
+      assert.equal(2, answer.status, answer.stderr)
+      assert.matches(told, answer.stderr)
+    end
+  end)
+
   it("shows a traceback where a file of its user is in it, and none of the host's frames alone", function()
     local project = nebula.scratch()
     nebula.write(project, { ["policies/.keep"] = "", ["tasks/broken.lua"] = "return {\n" })
-    for _, words in ipairs { { "queue", "show", "x" }, { "task", "broken" } } do
+    local missing = { "queue", "cancel", "00000000-0000-4000-8000-000000000000" }
+    for _, words in ipairs { missing, { "task", "broken" } } do
       local answer = nebula.run { args = words, env = { DATABASE_URL = url }, cwd = project }
       assert.equal(1, answer.status)
       assert.falsy(answer.stderr:find("traceback", 1, true), answer.stderr)

@@ -150,9 +150,17 @@ describe("the program", function()
     } do
       local output = ends(1, { "sql", "SELECT 1" }, { env = { DATABASE_URL = wrong } })
       says(told, output)
+      says(told == "absent" and "[3D000]" or told == "nobody" and "[28" or "[08001]", output)
       assert.is_nil(output:find(SECRET, 1, true))
       local _, lines = output:gsub("\n", "")
       assert.equal(1, lines, output)
+    end
+    local malformed = { ["postgresql://u:" .. SECRET .. "@[::1/x"] = 'matching "]"',
+      ["user=me " .. SECRET .. " host=here"] = 'missing "=" after "..."' }
+    for wrong, told in pairs(malformed) do
+      local output = ends(2, { "sql", "SELECT 1" }, { env = { DATABASE_URL = wrong } })
+      says(told, output)
+      assert.is_nil(output:find(SECRET, 1, true))
     end
   end)
 end)

@@ -48,11 +48,13 @@ return {
   description = [[
 Each directory gets one small working example. Only an empty directory (or one that does not exist yet) is taken.]],
   arguments = { { name = "directory", required = true, help = "where; it is made where it does not exist" } },
-  run = function(_, args)
+  options = { json = { type = "boolean", help = "print one JSON object" } },
+  run = function(opts, args)
     local directory = args.directory
     check_empty(directory)
     local made = copy(require("nebula.system").scripts .. "/project", directory, {})
     require("nebula.dev").prepare(directory)
+    if opts.json then return print(require("nebula").json.encode { directory = directory, files = made }) end
     print(table.concat(made, "\n"))
     print(NEXT:format(directory == "." and "" or "  cd " .. directory .. "\n"))
   end,

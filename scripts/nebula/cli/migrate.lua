@@ -131,7 +131,8 @@ local function lint(opts)
 end
 
 local function new(opts, args)
-  print(require("nebula.migrate.create").file(args.name, { path = opts.path, sql = opts.sql }))
+  local path = require("nebula.migrate.create").file(args.name, { path = opts.path, sql = opts.sql })
+  print(opts.json and require("nebula").json.encode { path = path } or path)
 end
 
 local TO = { to = { type = "integer", min = 0, metavar = "N", help = "this version and no further" }, series = SERIES }
@@ -174,7 +175,7 @@ return {
     },
     new = {
       summary = "Make the file of a new migration",
-      options = { path = PATH, sql = { default = false, help = "in SQL, not in Lua" } },
+      options = { path = PATH, json = JSON, sql = { default = false, help = "in SQL, not in Lua" } },
       arguments = { { name = "name", required = true, help = "what it does, in words" } },
       run = new,
     },

@@ -12,6 +12,14 @@ local function usage(format, ...)
   error(require("nebula").error { kind = "config", message = format:format(...) }, 0)
 end
 
+-- What loads a policy as the command line names it: a name or an option that there is not is a wrong usage.
+local function as_named(fn, ...)
+  local result, err = require("nebula").try(fn, ...)
+  if not err then return result end
+  if err.kind == "not_found" or err.kind == "validation" then usage("%s", err.message) end
+  error(err, 0)
+end
+
 local function with_storage(fn)
   local storage <close> = require("nebula.storage").from_env { max_connections = 2 }
   return fn(storage)
@@ -43,7 +51,8 @@ local function described(row)
 end
 
 local function use(opts, args)
-  if (not args.name) == (not opts.previous) then usage "say which policy: NAME or FILE, or --previous" end
+  if not args.name and not opts.previous then usage "say which policy: NAME or FILE, or --previous" end
+  if args.name and opts.previous then usage "--previous says which policy: no name beside it" end
   if opts.previous and opts.set then usage "--previous takes its options along: no --set" end
   local published = require "nebula.policy.published"
   return with_storage(function(storage)
@@ -51,7 +60,7 @@ local function use(opts, args)
     if opts.previous then
       row = published.use_previous(storage.db)
     else
-      row = published.use(storage.db, args.name, opts.set, sample_payload(opts.payload))
+      row = as_named(published.use, storage.db, args.name, opts.set, sample_payload(opts.payload))
     end
     if opts.json then
       print(require("nebula").json.encode(described(row)))
@@ -146,7 +155,7 @@ end
 
 local function check(opts, args)
   local nebula = require "nebula"
-  local policy = require("nebula.policy").load(args.name, opts.set)
+  local policy = as_named(require("nebula.policy").load, args.name, opts.set)
   local results, passed = require("nebula.policy.check").run(policy, sample_payload(opts.payload))
   if opts.json then
     print(nebula.json.encode { name = policy.name, path = policy.path, passed = passed,
@@ -193,7 +202,7 @@ local function simulate(opts, args)
   local jobs, results, loaded = read_load(opts.load), nebula.json.array {}, {}
   local lane = opts.lane
   for i, name in ipairs(args.names) do
-    loaded[i] = policies.load(name, #args.names == 1 and opts.set or nil)
+    loaded[i] = as_named(policies.load, name, #args.names == 1 and opts.set or nil)
     lane = lane or loaded[i].lane
   end
   for i, policy in ipairs(loaded) do

@@ -46,16 +46,15 @@ local function payload_of(nebula, text)
   if not text then return {} end
   local payload, err = nebula.try(nebula.json.decode, text)
   if err then error(nebula.error { kind = "config", message = "the payload is not JSON: " .. err.message }, 0) end
+  if not text:find "^%s*{" then
+    error(nebula.error { kind = "config", message = "the payload is a JSON object, such as '{\"invoice_id\": 7}'" }, 0)
+  end
   return payload
 end
 
 local function push(opts, args)
   return with_storage(function(storage, nebula)
     local payload = payload_of(nebula, args.payload)
-    if type(payload) ~= "table" then
-      error(nebula.error { kind = "config",
-        message = "the payload is a JSON object, such as '{\"invoice_id\": 7}'" }, 0)
-    end
     payload.handler = args.handler
     local job = storage:push_job {
       payload = payload, priority = opts.priority, delay = opts.delay, unique_key = opts.unique_key,
@@ -124,7 +123,7 @@ local function extended(more)
   return out
 end
 
-local ID = { { name = "id", required = true, help = "the job's id" } }
+local ID = { { name = "id", type = "uuid", required = true, help = "the job's id" } }
 
 return {
   summary = "Look into the job queue, push, requeue, cancel, pause",
@@ -138,7 +137,7 @@ return {
     },
     list = {
       summary = "List jobs, the newest first",
-      options = extended { json = JSON, after = { type = "string", help = "the id that ended the page before" } },
+      options = extended { json = JSON, after = { type = "uuid", help = "the id that ended the page before" } },
       run = list,
     },
     show = {

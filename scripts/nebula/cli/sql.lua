@@ -1,11 +1,12 @@
 -- sql.lua: `nebula sql 'SELECT ...'`: one statement, its rows as a table, CSV or JSON.
+local function usage(message) error(require("nebula").error { kind = "config", message = message }, 0) end
+
 local function read_statement(text)
-  if text and text ~= "-" then return text end
-  local system = require "nebula.system"
-  if not text and system.isatty(0) then
-    error(require("nebula").error { kind = "config", message = "nebula sql wants a statement: nebula sql 'SELECT 1'" })
-  end
-  return io.read "a"
+  local given = text
+  if not text and require("nebula.system").isatty(0) then given = "" end
+  if not given or given == "-" then given = io.read "a" end
+  if given:find "^[%s;]*$" then usage "nebula sql wants a statement: nebula sql 'SELECT 1'" end
+  return given
 end
 
 return {
@@ -21,6 +22,7 @@ return {
   run = function(opts, args)
     local nebula = require "nebula"
     local config = require "nebula.config"
+    if opts.csv and opts.json then usage "--csv and --json: one of them" end
     local statement = read_statement(args.statement)
     local db <close> = nebula.pg.connect(config.pool { max_connections = 1, min_connections = 0 })
     local rows = db:query(statement, table.unpack(args.parameters))

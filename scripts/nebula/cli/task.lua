@@ -9,12 +9,18 @@ local function usage(format, ...)
   error(require("nebula").error { kind = "config", message = format:format(...) }, 0)
 end
 
-local function list()
-  local tasks, rows = require "nebula.tasks", {}
+local function list(json)
+  local nebula, tasks, rows = require "nebula", require "nebula.tasks", {}
   for i, name in ipairs(tasks.names()) do
-    local task, err = require("nebula").try(tasks.load, name)
-    rows[i] = { name, task and task.summary or "(broken: " .. tostring(err and err.message) .. ")" }
+    local task, err = nebula.try(tasks.load, name)
+    local problem = not task and tostring(err and err.message) or nil
+    rows[i] = { name, problem and "(broken: " .. problem .. ")" or task.summary }
+    if json then
+      print(nebula.json.encode { name = name, summary = task and task.summary, problem = problem,
+        destructive = task and task.destructive or false })
+    end
   end
+  if json then return end
   print "Admin tasks (nebula task NAME --help tells a task's options):"
   print(require("nebula.options").columns(rows))
 end
@@ -93,8 +99,8 @@ local function stop_on_signals()
   return function() return asked end
 end
 
-local function run(_, words)
-  if #words == 0 then return list() end
+local function run(listing, words)
+  if #words == 0 then return list(listing.json) end
   local nebula, options, tasks = require "nebula", require "nebula.options", require "nebula.tasks"
   local task = tasks.load(words[1])
   local declared = {}
@@ -105,6 +111,7 @@ local function run(_, words)
     end
     declared[name] = option
   end
+  if listing.json then usage("the options of task %s stand behind its name", words[1]) end
   local opts, rest = nebula.try(options.parse, declared, table.move(words, 2, #words, 1, {}))
   if not opts then usage("task %s: %s", task.name, rest.message) end
   if opts.help then return help(task, declared) end
@@ -131,6 +138,7 @@ end
 return {
   summary = "Run an admin task; with no name, list them",
   usage = "nebula task [NAME [OPTIONS]]",
+  options = { json = { default = false, help = "print JSON: of the list, an object a line" } },
   raw = true,
   run = run,
 }

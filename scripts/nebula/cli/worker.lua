@@ -93,7 +93,11 @@ of nebula.conf.lua again.]],
     local idle = config.database.min_connections -- a worker alone keeps them
     local storage <close> = require("nebula.storage").from_env { min_connections = idle }
     local _ <close> = require("repl.attach").serve(storage)
-    local worker = require("nebula.worker").new(storage, given)
+    local worker, err = nebula.try(require("nebula.worker").new, storage, given)
+    if not worker then
+      local unknown = err.kind == "not_found" -- a policy
+      error(unknown and nebula.error { kind = "config", message = err.message } or err, 0)
+    end
     stop_on_signals(worker, is_child)
     reload_on_hangup(worker)
     collectgarbage("incremental", 400) -- a batch's tables die together; the heap between is a few megabytes

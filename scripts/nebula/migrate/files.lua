@@ -120,7 +120,7 @@ function files.list(series, directory)
       local migration = load_migration(series, path, version, name, kind)
       migration.unordered = prefix == "U" or nil
       found[#found + 1] = migration
-    elseif file:find "^V.*%.lua$" or file:find "^V.*%.sql$" then
+    elseif (file:find "^V" or file:find "^v%d") and (file:find "%.lua$" or file:find "%.sql$") then
       fail("%s/%s: a migration is named V<version>__<name>.lua or .sql", directory, file)
     end
   end

@@ -7,8 +7,11 @@
 local files = require "nebula.migrate.files"
 local options = require "nebula.options"
 local sql = require "nebula.migrate.sql"
+local ui = require "nebula.ui"
 
 local lint = {}
+
+local SHOWN = 100 -- columns of a statement
 
 local SAFE = {
   index = "every write to the table waits until it is built; use CREATE INDEX CONCURRENTLY in a migration with "
@@ -269,7 +272,7 @@ function lint.migration(migration)
     else
       for _, statement in ipairs(sql.statements(piece.text)) do
         local line, seen = piece.line + statement.line - 1, {}
-        local short = statement.plain:sub(1, 60)
+        local short = ui.fit(statement.text:gsub("%s+", " "), SHOWN)
         ddl = ddl or statement.plain:find "^ALTER " ~= nil or statement.plain:find "^CREATE [%u ]*INDEX" ~= nil
         for _, rule in ipairs(rules_of(statement, made, migration.transaction)) do
           if rule == "backfill" then
