@@ -164,7 +164,7 @@ function db:notify(channel, payload) end
 ---acquired connection statements that begin and end transactions may be among the others. An entry
 ---holds one statement with its parameters; NULL is `nebula.null`, or nil where `n` counts the entry.
 ---Raises what `query` raises, and `unknown_outcome` where the answer to the COMMIT was lost.
----@param list {[1]: string, n?: integer}[] `{ {sql, parameter, ...}, ... }`
+---@param list (string|{[1]: string, n?: integer})[] `{ sql, {sql, parameter, ...}, ... }`
 ---@param options? nebula.pg.batch_options
 ---@return {failed: integer} results a nebula.pg.rows for each entry; `failed` counts the errors among them
 function db:batch(list, options) end

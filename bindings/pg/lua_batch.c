@@ -295,10 +295,14 @@ static void read_entry(lua_State *L, batch *self, lua_pg_pool *pool, const lua_p
                        lua_Integer i) {
   lua_rawgeti(L, LIST, i);
   int entry = lua_gettop(L);
+  if (lua_type(L, entry) == LUA_TSTRING) {
+    lua_createtable(L, 1, 0);
+    lua_insert(L, entry);
+    lua_rawseti(L, entry, 1);
+  }
   if (!lua_istable(L, entry) || lua_rawgeti(L, entry, 1) != LUA_TSTRING)
     err_raisef(L, ERR_VALIDATION, "database",
-               "%s: entry %d is no list {sql, parameter, ...} that begins with a string",
-               self->call, (int)i);
+               "%s: entry %d is neither SQL nor a list {sql, parameter, ...}", self->call, (int)i);
   size_t length;
   const char *sql = lua_tolstring(L, -1, &length);
   pg_statement *s = pg_pool_intern(pool->pool, sql, length);

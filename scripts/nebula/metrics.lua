@@ -39,7 +39,7 @@ local function declare(kind, given)
   local known = registry[name]
   if known then -- a file that was loaded again declares what it did before
     if known.kind ~= kind or not same_list(known.labels, labels) then
-      raise("conflict", "%s: %s is declared already, as a %s of other labels", what, name, known.kind)
+      raise("validation", "%s: %s is declared already, as a %s of other labels", what, name, known.kind)
     end
     return known
   end

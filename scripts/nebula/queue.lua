@@ -22,6 +22,7 @@ local OPTIONS = {
 function queue.push(handler, payload, opts)
   check.text("queue.push: handler", handler)
   opts = check.fields("queue.push", opts or {}, OPTIONS)
+  if opts.at ~= nil then check.time("queue.push: at", opts.at) end
   local copy = {}
   if payload ~= nil then
     check.object("queue.push: payload", payload)

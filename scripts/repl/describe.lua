@@ -81,7 +81,8 @@ end
 
 -- A float with the digits that tell it from every other one.
 local function exact(value)
-  if value ~= value or math.abs(value) == math.huge or tonumber(tostring(value)) == value then return tostring(value) end
+  local plain = tostring(value)
+  if value ~= value or tonumber(plain) == value or math.abs(value) == math.huge then return plain end
   for digits = 15, 17 do
     local text = ("%." .. digits .. "g"):format(value)
     if tonumber(text) == value then return text:find "[.e]" and text or text .. ".0" end

@@ -25,7 +25,7 @@ describe("pg batch", function()
       { "INSERT INTO items VALUES ($1, $2, $3, $4)", 2, nebula.null, {}, nebula.null },
       { "INSERT INTO items VALUES ($1, $2, $3, $4)", 3, nil, nil, nil, n = 5 },
       { "SELECT * FROM items WHERE id = $1", 1 },
-      { "SELECT count(*) AS n FROM items" },
+      "SELECT count(*) AS n FROM items",
       { "DELETE FROM items" },
     }
     assert.equal(6, #results)
@@ -187,7 +187,7 @@ describe("pg batch", function()
 
   it("refuses what is no batch, before anything is sent", function()
     for _, list in ipairs {
-      "SELECT 1", { "SELECT 1" }, { { 5 } }, { { "" } }, { { "BEGIN" } }, { { "SELECT 1; SELECT 2" } },
+      "SELECT 1", { "SELECT $1::int", 5 }, { { 5 } }, { { "" } }, { { "BEGIN" } }, { { "SELECT 1; SELECT 2" } },
       { { "COPY items TO STDOUT" } }, { { "SELECT $1::int", function() end } },
       { { "INSERT INTO items VALUES (1)" }, { "SELECT $1::int" } },
     } do

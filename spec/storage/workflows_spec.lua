@@ -18,6 +18,7 @@ describe("workflows", function()
     local _, err = nebula.try(...)
     assert.is_table(err)
     assert.equal(kind, err.kind)
+    assert.equal(kind == "conflict" and "database" or nil, err.source)
     return err.message
   end
 

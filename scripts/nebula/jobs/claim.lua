@@ -141,7 +141,7 @@ local function finish(self, what, entries, db)
   if #missing > 0 then
     for _, id in ipairs(missing) do self.claims[id] = nil end
     error(nebula.error {
-      kind = "fenced",
+      kind = "fenced", source = "database",
       message = ("%s: the claim of job %s has ended (its lease ran out, or it was cancelled); nothing was changed%s")
         :format(what, missing[1], #missing > 1 and (" (%d of %d)"):format(#missing, #entries) or ""),
       detail = #missing > 1 and table.concat(missing, "\n") or nil,
