@@ -128,9 +128,7 @@ static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request
                          "have been done or not; look before you do it again: %s",
                          place, why));
     break;
-  case PG_OUTCOME_CONNECT:
-    push_refusal(L, pg_pool_refusal(pool->pool), why);
-    break;
+  case PG_OUTCOME_CONNECT: push_refusal(L, pg_pool_refusal(pool->pool), why); break;
   case PG_OUTCOME_WAITED: push(L, ERR_POOL, NULL, true, why); break;
   case PG_OUTCOME_TIMEOUT:
     push(L, ERR_TIMEOUT, NULL, true,
