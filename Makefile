@@ -63,7 +63,13 @@ $(BUILD)/http_proxy: $(HTTP_PROXY_O)
 $(PROXIES):
 	$(call say,ld,$@)$(CC) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libuv)
 
--include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d) $(PROXY_O:.o=.d) $(HTTP_PROXY_O:.o=.d)
+# What the specs preload into a program: a wall clock that is wrong.
+SKEWED_CLOCK := $(BUILD)/skewed_clock.so
+SKEWED_CLOCK_O := $(BUILD)/obj/spec/support/skewed_clock.o
+$(SKEWED_CLOCK): $(SKEWED_CLOCK_O)
+	$(call say,ld,$@)$(CC) -shared -o $@ $^ -ldl
+
+-include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d) $(PROXY_O:.o=.d) $(HTTP_PROXY_O:.o=.d) $(SKEWED_CLOCK_O:.o=.d)
 
 # Every recipe that starts servers asks to be ended with the make that started it.
 WITH_MAKE := setpriv --pdeathsig TERM
@@ -99,7 +105,7 @@ build/postgres-%/.installed:
 	@touch $@
 
 .PHONY: test
-test: all $(PROXIES) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## the specs against real servers; SPEC=path runs some, PGVERSION=18 on that PostgreSQL
+test: all $(PROXIES) $(SKEWED_CLOCK) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## the specs against real servers; SPEC=path runs some, PGVERSION=18 on that PostgreSQL
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/run.lua $(SPEC)
 
 .PHONY: test-asan

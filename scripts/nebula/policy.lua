@@ -32,7 +32,7 @@ local FIELDS = {
 ---@field path string
 ---@field source string
 ---@field modules table<string, {source: string, path: string}> the policies it has loaded by `policy "name"`
----@field clock? fun(): number epoch seconds, where they are not the wall's
+---@field clock? fun(): number epoch seconds, where they are not this machine's: a worker's are the database's
 ---@field version? integer of a published one
 ---@field configured? boolean nebula.conf.lua names it
 ---@field reads_payload? boolean its select has read one
@@ -425,10 +425,14 @@ function policy.default()
   return default
 end
 
+--- Epoch seconds, as its functions see them.
+---@return number
+function Policy:time() return self.clock and self.clock() or nebula.time.now() end
+
 -- The context is the last argument of every function.
 function Policy:call(name, ...)
   local ctx = select(-1, ...)
-  self.now = self.clock and self.clock() or nebula.time.now()
+  self.now = self:time()
   ctx.now, ctx.options, ctx.date = self.now, self.options, self.date
   return self.sandbox:call(name, ...)
 end

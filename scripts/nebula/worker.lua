@@ -61,6 +61,7 @@ local UNWIND_SECONDS = 5 -- for handlers that are ended to give back what they h
 ---@field counts table<string, integer> completed, failed, dead, cancelled, lost, claimed
 ---@field halted boolean the whole queue is paused
 ---@field lanes_paused boolean some lane is
+---@field epoch number the database's clock less this process's monotonic one, as last seen
 local Worker = {}
 Worker.__index = Worker
 
@@ -85,6 +86,7 @@ function worker.new(storage, opts)
     concurrency = given.concurrency, running = 0, slow = 0, hungry = {}, leased = {}, sessions = {}, wants_lease = {},
     counts = { claimed = 0, completed = 0, failed = 0, dead = 0, cancelled = 0, lost = 0 },
     pooled = storage.pool_options.statement_cache == false, -- behind a pooler in transaction mode
+    epoch = nebula.time.now() - nebula.time.monotonic(),
     marks = Watermarks.new(), periodic = entries, halted = false, lanes_paused = false, pushes = 0,
     turn = nebula.task.semaphore(1), freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
   }, Worker)
@@ -153,6 +155,7 @@ end
 local function adopt(self, policy)
   if policy == self.policy then return end
   self.policy = policy
+  policy.clock = function() return self.epoch + nebula.time.monotonic() end -- this machine's may be wrong
   if self.lanes then self.lanes.signal:notify() end
   self.log.info("policy in force",
     { policy = policy.name, version = policy.version, file = self.watched and policy.path })

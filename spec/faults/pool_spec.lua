@@ -44,17 +44,19 @@ describe("pg pool under its users", function()
   it("tells 1,000 waiters who holds the connections, when their time is over", function()
     local db <close> = pg.connect { url = url, max_connections = 4, connection_timeout = 0.3 }
     local held = {}
-    for i = 1, 4 do held[i] = db:acquire() end
-    local began = nebula.time.monotonic()
+    while #held < 4 do held[#held + 1] = nebula.try(db.acquire, db) end -- connecting may take longer
+    local timeouts, began = db:stats().timeouts, nebula.time.monotonic()
     local errors = task.map(numbers(1000), function() return failure(db.value, db, "SELECT 1") end,
       { concurrency = 1000 })
-    assert.is_true(nebula.time.monotonic() - began >= 0.3)
+    local took = nebula.time.monotonic() - began
+    assert.is_true(took >= 0.3)
+    if LONG then assert.is_true(took < 0.35, took) end
     assert.equal(1000, #errors)
     for _, err in ipairs(errors) do
       assert.equal("pool", err.kind)
       assert.matches("pool_spec.lua:%d+ for %d+%.%d s, ", err.message)
     end
-    assert.equal(1000, db:stats().timeouts)
+    assert.equal(1000, db:stats().timeouts - timeouts)
     for _, connection in ipairs(held) do connection:close() end
     assert.equal(1, db:value "SELECT 1")
   end)

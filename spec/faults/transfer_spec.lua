@@ -8,7 +8,7 @@ local proxy = require "spec.support.proxy"
 local server = require "spec.support.s3"
 
 local MIB = 1 << 20
-local LONG = os.getenv "NEBULA_SPEC_LONG"
+local LONG = os.getenv "NEBULA_SPEC_LONG" == "1"
 local STREAM_MIB = LONG and 1024 or 150
 local MOST_MIB = os.getenv "NEBULA_SPEC_PRELOAD" and 500 or 64
 local KILLS = LONG and 100 or 8
@@ -69,7 +69,8 @@ describe("a network that swallows everything", function()
         local began = nebula.time.monotonic()
         local err = failure(call)
         assert.equal("timeout", err.kind, tostring(err))
-        assert.is_true(nebula.time.monotonic() - began < 30) -- an abort may have its own seconds
+        local took = nebula.time.monotonic() - began
+        assert.is_true(took < (LONG and 1.1 or 30), took)
       end
     end
     between:accept "open"
@@ -129,6 +130,9 @@ describe("a network that breaks, cuts and delays", function()
     connect { attempts = 50 }:put("broken", data)
     breaker:join()
     assert.is_true(direct:get "broken" == data)
+    -- Where the answer to the upload's begin was lost, nobody knows its id: that one is found by its age.
+    assert.is_true(#direct:uploads { prefix = "broken" } <= count)
+    direct:abort_uploads { prefix = "broken", older_than = 0 }
     assert.same({}, direct:uploads())
   end)
 end)

@@ -38,7 +38,7 @@ end
 
 local function entry(job, failure, worker, reason)
   return nebula.json.encode {
-    at = nebula.time.format(nebula.time.now()),
+    at = nebula.time.format(failure.at),
     attempt = (job.retry_count or 0) + 1,
     kind = failure.kind, code = failure.code and storable(failure.code),
     message = storable(failure.message), traceback = failure.traceback and storable(failure.traceback),
@@ -82,6 +82,7 @@ local function spent(job) return (job.retry_count or 0) >= (job.max_retries or 0
 ---@return table
 function outcome.failed(policy, job, raised, worker, elapsed)
   local failure = outcome.failure(raised)
+  failure.at = policy:time()
   if spent(job) then
     return dead(job, failure, worker, ("%s (after %d attempts)"):format(failure.message, (job.retry_count or 0) + 1))
   end
@@ -96,7 +97,7 @@ end
 ---@param worker? string the one that vanished
 ---@return table
 function outcome.lost(policy, job, why, worker)
-  local failure = { kind = "lost", message = why }
+  local failure = { kind = "lost", message = why, at = policy:time() }
   if spent(job) then
     return dead(job, failure, worker, ("%s (after %d attempts)"):format(why, (job.retry_count or 0) + 1))
   end

@@ -1,6 +1,6 @@
 -- worker/presence.lua: what a worker and the rest of the system tell each other once a second, in one
--- statement: its row in job_workers (who runs where, and how much), what is paused, and which of its jobs
--- were cancelled.
+-- statement: its row in job_workers (who runs where, and how much), what is paused, which of its jobs were
+-- cancelled, and what time it is.
 local nebula = require "nebula"
 local system = require "nebula.system"
 
@@ -21,6 +21,7 @@ local LOOK = [[
     ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(), state = excluded.state
   )
   SELECT
+    extract(epoch FROM clock_timestamp())::float8 AS now,
     EXISTS (SELECT FROM job_pauses WHERE lane = '') AS halted,
     EXISTS (SELECT FROM job_pauses WHERE lane <> '') AS lanes_paused,
     ARRAY(SELECT id FROM workflow_jobs WHERE id = ANY ($5::uuid[]) AND status = 'cancelled') AS cancelled
@@ -63,6 +64,7 @@ function Presence:look()
   local ids = {}
   for id in pairs(worker.leased) do ids[#ids + 1] = id end
   local found = worker.db:one(LOOK, worker.id, self.host, self.pid, state_of(self), ids)
+  worker.epoch = found.now - nebula.time.monotonic()
   if found.halted ~= worker.halted then
     worker.log.info(found.halted and "the queue is paused" or "the queue goes on")
   end
