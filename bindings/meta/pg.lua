@@ -43,9 +43,11 @@ local pg = {}
 ---@field idle_timeout? number|string (600)
 ---@field connection_timeout? number|string for a free connection, and for connecting (30)
 ---@field statement_timeout? number|string deadline of each statement (none)
----@field statement_cache? integer|false prepared statements of a connection (256); false for a pooler
+---@field statement_cache? integer|false prepared statements of a connection (256); false for a pooler in
+---  transaction mode, where no statement can be cancelled: its connection is closed
 ---@field read_only? boolean every transaction is read-only (false)
----@field max_bytes? integer limit of a result, as libpq keeps it, and of a row of a stream or COPY (64 MiB)
+---@field max_bytes? integer limit of a result, as libpq keeps it, and of a row of a stream or COPY (64 MiB);
+---  libpq reads as fast as the server sends, so that one huge value may be whole before it is refused
 ---@field application_name? string ("nebula")
 ---@field statement_logging? boolean|"parameters" logs every statement at `info` (false): see below
 ---@field slow_query? number|string statements that take longer are logged at `warn` (none)

@@ -5,7 +5,8 @@
  * nothing more until the request has been answered and its own results are in. The request is a
  * pg_cancel_backend on a connection apart, opened when it is first needed: libpq's PQcancel would
  * block the loop. A cancel that arrives before its statement does is lost, so it is repeated until
- * the results are in. Where no answer comes in time, the connection is closed instead. */
+ * the results are in. Where no answer comes in time, the connection is closed instead; and at once
+ * behind a pooler, whose number of a session is no process of the server's, or somebody else's. */
 #include "pg/pool_private.h"
 #include <stdio.h>
 #include <string.h>
@@ -144,6 +145,10 @@ static void send_cancel(pg_pool *self, pg_conn *conn) {
 
 void pg_pool_cancel(pg_pool *self, pg_conn *conn) {
   if (conn->cancelling || conn->state != PG_CONN_READY || conn->sent.count == 0) return;
+  if (self->options.statement_cache == 0) {
+    pg_conn_close(conn, PG_OUTCOME_CLOSED, "a statement behind a pooler cannot be cancelled");
+    return;
+  }
   conn->cancelling = true;
   loop_timer_stop(self->loop, conn->timer);
   conn->timer = loop_timer_start(self->loop, CANCEL_SECONDS, on_late, conn);

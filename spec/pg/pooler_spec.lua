@@ -9,7 +9,7 @@ describe("pg without a statement cache", function()
   local server, between, db
 
   setup(function()
-    server = postgres.server { timezone = "Asia/Tokyo", datestyle = "German" }
+    server = postgres.server { timezone = "Asia/Tokyo", datestyle = "German", log_statement = "all" }
     between = pooler.start(server, 2)
     db = pg.connect { url = between.url, max_connections = 8, statement_cache = false }
     db:exec "CREATE TABLE t (id int PRIMARY KEY, data jsonb)"
@@ -57,5 +57,26 @@ describe("pg without a statement cache", function()
     assert.equal(1, db:batch({ { "SELECT count(*) AS n FROM t WHERE id < $1", 9 } })[1][1].n)
     assert.equal(2, db:copy_in("COPY t (id) FROM STDIN", { { 7 }, { 8 } }))
     assert.equal(3, db:value "SELECT count(*) FROM t")
+  end)
+
+  it("cancels nobody by the pooler's number of a session: what is cancelled loses its connection", function()
+    local closed = db:stats().closed
+    local victims = {
+      function() db:exec "DO $$ BEGIN PERFORM pg_sleep(60) /* victim 1 */; END $$" end,
+      function() db:transaction(function(tx) tx:exec "SELECT pg_sleep(60) /* victim 2 */" end) end,
+    }
+    for i, victim in ipairs(victims) do
+      local slow = task.spawn(victim)
+      task.deadline(20, function()
+        while not server:log():find(("/* victim %d */"):format(i), 1, true) do task.sleep(0.02) end
+      end)
+      slow:cancel()
+      nebula.try(slow.join, slow)
+      task.deadline(20, function()
+        while db:stats().closed < closed + i or db:stats().held > 0 do task.sleep(0.01) end
+      end)
+      assert.equal(i, db:value("SELECT $1::int", i))
+    end
+    assert.is_nil(server:log():find("pg_cancel_backend", 1, true))
   end)
 end)
