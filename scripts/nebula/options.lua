@@ -370,8 +370,11 @@ local function shown(kind, value)
   return tostring(value)
 end
 
---- One option's part of the help: its flags, and its text with choices and default.
-local function describe(name, option)
+--- One option's part of the help: its flags with what they take, and its text with choices and default.
+---@param name string
+---@param option nebula.Option
+---@return string flags, string text
+function options.describe(name, option)
   local kind = options.type_of(option)
   local flags = flag(name)
   if kind == "boolean" and option.default == true then flags = "--no-" .. flags:sub(3) end
@@ -425,7 +428,7 @@ end
 function options.help(declared)
   local rows = {}
   for _, name in ipairs(sorted_names(declared or {})) do
-    if not declared[name].hidden then rows[#rows + 1] = { describe(name, declared[name]) } end
+    if not declared[name].hidden then rows[#rows + 1] = { options.describe(name, declared[name]) } end
   end
   if not (declared and declared.help) then rows[#rows + 1] = { "-h, --help", "show this help" } end
   return options.columns(rows)

@@ -1,11 +1,11 @@
--- Every example of the README runs as it stands, in its order, in one new project on an empty
+-- Every example of the documents runs as it stands, in its order, in one new project on an empty
 -- database.
 local child = require "spec.support.child"
 local nebula = require "spec.support.nebula"
 local postgres = require "spec.support.postgres"
 local blocks = require "spec.docs.blocks"
 
-describe("README.md", function()
+local function runs(document)
   local project, environment
 
   lazy_setup(function()
@@ -25,7 +25,7 @@ describe("README.md", function()
     assert.equal(0, result.status, result.stdout .. result.stderr)
   end
 
-  for _, block in ipairs(blocks.read("README.md")) do
+  for _, block in ipairs(blocks.read(document)) do
     local place = ("line %d (%s)"):format(block.line, block.heading)
     if block.words.file then
       it("has a file at " .. place .. " that compiles", function()
@@ -41,4 +41,8 @@ describe("README.md", function()
       it("has commands at " .. place .. " that run", function() run("bash", { "-eu", "-c", block.text }) end)
     end
   end
-end)
+end
+
+for _, document in ipairs { "README.md", "examples/RECIPES.md" } do
+  describe(document, function() runs(document) end)
+end

@@ -1,4 +1,4 @@
--- The README's recipes, each as it stands over a database with something in it: what it does, not only
+-- The recipes of examples/RECIPES.md, each as it stands over a database with something in it: what it does, not only
 -- that it runs.
 local blocks = require "spec.docs.blocks"
 local child = require "spec.support.child"
@@ -15,8 +15,8 @@ describe("the recipe", function()
 
   lazy_setup(function()
     project, recipes = nebula.scratch(), {}
-    for _, block in ipairs(blocks.read "README.md") do
-      if block.heading == "Recipes" and block.words.file then recipes[block.words.file] = block.text end
+    for _, block in ipairs(blocks.read "examples/RECIPES.md") do
+      if block.words.file then recipes[block.words.file] = block.text end
     end
     nebula.write(project, recipes)
     nebula.write(project, { ["nebula.conf.lua"] = ("return { blobs = 'file:%s/blobs' }"):format(project) })
