@@ -138,8 +138,7 @@ static bool may_follow(const pg_conn *conn, uint64_t now_ns) {
   if (conn->pending.count > 0) return false; /* as many bytes as may be are in flight */
   const pg_request *head = conn->sent.first, *tail = conn->sent.last;
   if (head->alone || tail->alone) return false;
-  double mean =
-      tail->statement->mean_us; /* behind a slow one stands nobody: only the tail can be */
+  double mean = tail->statement->mean_us; /* nobody is behind a slow one: only the tail can be */
   if (mean < 0 || mean > PG_SHORT_US) return false;
   uint64_t since = head->sent_ns > conn->settled_ns ? head->sent_ns : conn->settled_ns;
   return (double)(now_ns - since) < PG_SHORT_US * 1000;

@@ -3,7 +3,8 @@
 -- A command is a file scripts/nebula/cli/NAME.lua that returns a table: `summary`, `usage`,
 -- `options` and `arguments` as nebula.options declares them, `run = function(opts, args, said)` (of which
 -- `said` tells the options that are on the command line), and
--- `commands` with its subcommands, each such a table. The frame parses, prints --help, suggests
+-- `commands` with its subcommands, each such a table, and `names`, the kind of script whose names it takes
+-- ("tasks"), for completion. The frame parses, prints --help, suggests
 -- the nearest name, and turns errors into the exit status. Commands are loaded when they run.
 local system = require "nebula.system"
 
@@ -27,20 +28,7 @@ end
 
 --- Every command's name, sorted.
 ---@return string[]
-function cli.commands()
-  local names, seen = {}, {}
-  for template in package.path:gmatch "[^;]+" do
-    local directory = template:match "^(.*)/%?%.lua$"
-    for _, file in ipairs(directory and system.list(directory .. "/nebula/cli") or {}) do
-      local name = file:match "^(%a[%w-]*)%.lua$"
-      if name and not seen[name] then
-        seen[name], names[#names + 1] = true, name
-      end
-    end
-  end
-  table.sort(names)
-  return names
-end
+function cli.commands() return require("nebula.project").names "nebula/cli" end
 
 ---@param name string
 ---@return table command

@@ -9,9 +9,20 @@ local ENVIRONMENT = {
   { "DATABASE_URL", "The PostgreSQL server: postgresql://USER@HOST/DATABASE or key=value. Without it the private "
     .. "server of a .nebula directory here or above is used." },
   { "DATABASE_REPLICA_URL", "A replica for read-only work." },
-  { "S3_ENDPOINT, S3_REGION, S3_BUCKET, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY", "Where artifacts are kept." },
+  { "DATABASE_MAX_CONNECTIONS, DATABASE_MIN_CONNECTIONS", "The pool's bounds (100, 10)." },
+  { "DATABASE_CONNECT_TIMEOUT_SECONDS", "The longest wait for a connection (30)." },
+  { "DATABASE_IDLE_TIMEOUT_SECONDS, DATABASE_MAX_LIFETIME_SECONDS", "When a connection is closed (600, 1800)." },
+  { "DATABASE_STATEMENT_CACHE", "false behind a pooler in transaction mode: nothing is prepared." },
+  { "DATABASE_SLOW_QUERY_SECONDS", "Statements that take longer are logged as warnings." },
+  { "ENABLE_STATEMENT_LOGGING", "true logs every statement." },
+  { "S3_ENDPOINT, S3_REGION, S3_BUCKET, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, S3_SESSION_TOKEN",
+    "Where artifacts are kept; below these the AWS_ variables and files apply." },
+  { "S3_USE_PATH_STYLE", "endpoint/bucket/key in place of bucket.endpoint/key (true where S3_ENDPOINT is set)." },
   { "MIGRATION_PATH", "The project's migrations (default: ./migrations)." },
   { "NEBULA_LOG", "The level of log lines: debug, info, warn, error or off; json:LEVEL for JSON lines." },
+  { "NEBULA_TRACE", "1 logs every statement as a span: task, connection, time waited and taken." },
+  { "NEBULA_PATH", "More directories in which scripts are looked for." },
+  { "NEBULA_WEBHOOK_SECRET", "What the handler http signs with." },
   { "NO_COLOR", "Where set, no colours." },
 }
 
@@ -82,15 +93,24 @@ _nebula_values() {
   esac
 }
 
+# The kind of script whose names stand behind the command.
+_nebula_kind() {
+  case $1 in
+%s
+  esac
+}
+
 _nebula() {
-  local current=${COMP_WORDS[COMP_CWORD]} path=nebula i values
+  local current=${COMP_WORDS[COMP_CWORD]} path=nebula i values kind
   for ((i = 1; i < COMP_CWORD; i++)); do
     if [ -n "$(_nebula_words "$path ${COMP_WORDS[i]}")" ]; then path="$path ${COMP_WORDS[i]}"; fi
   done
   if values=$(_nebula_values "$path ${COMP_WORDS[COMP_CWORD - 1]}"); then
     COMPREPLY=($(compgen -W "$values" -- "$current"))
   else
-    COMPREPLY=($(compgen -W "$(_nebula_words "$path")" -- "$current"))
+    values=$(_nebula_words "$path") kind=$(_nebula_kind "$path")
+    if [ -n "$kind" ]; then values="$values $("${COMP_WORDS[0]}" completion names "$kind" 2>/dev/null)"; fi
+    COMPREPLY=($(compgen -W "$values" -- "$current"))
   fi
 }
 complete -o default -F _nebula nebula
@@ -99,21 +119,22 @@ complete -o default -F _nebula nebula
 --- The completion script for bash.
 ---@return string
 function manual.bash()
-  local cases, values = {}, {}
+  local cases, values, kinds = {}, {}, {}
   for _, entry in ipairs(everything()) do
     cases[#cases + 1] = ("  %q) echo '%s' ;;"):format(entry.path, table.concat(words(entry), " "))
+    if entry.command.names then kinds[#kinds + 1] = ("  %q) echo %s ;;"):format(entry.path, entry.command.names) end
     for _, one in ipairs(entry.flags) do
       if one.choices then
         values[#values + 1] = ('  "%s %s") echo %q ;;'):format(entry.path, one.flag, table.concat(one.choices, " "))
       end
     end
   end
-  return BASH:format(table.concat(cases, "\n"), table.concat(values, "\n"))
+  return BASH:format(table.concat(cases, "\n"), table.concat(values, "\n"), table.concat(kinds, "\n"))
 end
 
 -- ---- zsh ----
 
-local ZSH = [[
+local ZSH = [=[
 #compdef nebula
 # zsh completion for nebula, made by `nebula completion zsh`.
 _nebula_words() {
@@ -125,16 +146,18 @@ _nebula_words() {
 
 _nebula() {
   local -a words_of
-  local command=nebula i
+  local command=nebula kind i
   for ((i = 2; i < CURRENT; i++)); do
     if _nebula_words "$command ${words[i]}"; then command="$command ${words[i]}"; fi
   done
+  kind=
   _nebula_words "$command"
+  if [[ -n $kind ]]; then words_of+=(${(f)"$(${words[1]} completion names $kind 2>/dev/null)"}); fi
   _describe 'nebula' words_of
   _files
 }
 _nebula "$@"
-]]
+]=]
 
 local function zsh_quoted(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 
@@ -146,7 +169,8 @@ function manual.zsh()
     local list = {}
     for _, sub in ipairs(entry.subcommands) do list[#list + 1] = zsh_quoted(sub.name .. ":" .. sub.summary) end
     for _, one in ipairs(entry.flags) do list[#list + 1] = zsh_quoted(one.flag .. ":" .. one.help) end
-    cases[#cases + 1] = ("  %q) words_of=(%s) ;;"):format(entry.path, table.concat(list, " "))
+    local kind = entry.command.names and " kind=" .. entry.command.names or ""
+    cases[#cases + 1] = ("  %q) words_of=(%s)%s ;;"):format(entry.path, table.concat(list, " "), kind)
   end
   return (ZSH:gsub("%%s", function() return table.concat(cases, "\n") end))
 end
@@ -169,11 +193,12 @@ local function described(entry)
   for _, argument in ipairs(entry.command.arguments or {}) do
     list[#list + 1] = { argument.name:upper(), argument.help or "" }
   end
-  for _, one in ipairs(entry.flags) do
-    local help = one.help .. (one.choices and (" (one of " .. table.concat(one.choices, ", ") .. ")") or "")
-    if one.flag ~= "--help" then list[#list + 1] = { one.flag, help } end
+  local flags = {}
+  for name, option in pairs(entry.command.options or {}) do
+    if not option.hidden then flags[#flags + 1] = { options.describe(name, option) } end
   end
-  return list
+  table.sort(flags, function(a, b) return a[1]:match "%-%-.*" < b[1]:match "%-%-.*" end)
+  return table.move(flags, 1, #flags, #list + 1, list)
 end
 
 --- The man page nebula(1).

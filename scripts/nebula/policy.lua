@@ -9,6 +9,7 @@ local lanes = require "nebula.jobs.lanes"
 local nebula = require "nebula"
 local options = require "nebula.options"
 local plans = require "nebula.policy.plan"
+local project = require "nebula.project"
 local raise = require "nebula.raise"
 
 local policy = {}
@@ -282,24 +283,6 @@ function policy.find(name, beside)
   end
 end
 
---- Every policy's file, by name: of several with one name that which is found by it.
----@return {name: string, path: string}[]
-function policy.files()
-  local found, seen = {}, {}
-  for template in package.path:gmatch "[^;]+" do
-    local directory = template:match "^(.*)/%?%.lua$"
-    for _, file in ipairs(directory and require("nebula.system").list(directory .. "/policies") or {}) do
-      local name = file:match "^([^.].*)%.lua$"
-      if name and not seen[name] then
-        seen[name] = true
-        found[#found + 1] = { name = name, path = ("%s/policies/%s"):format(directory, file) }
-      end
-    end
-  end
-  table.sort(found, function(a, b) return a.name < b.name end)
-  return found
-end
-
 local function read(path)
   local file, message = io.open(path, "rb")
   if not file then raise("policy", "%s: cannot be read: %s", path, message) end
@@ -316,10 +299,8 @@ end
 function policy.load(name, values)
   local path = policy.find(name)
   if not path then
-    local names = {}
-    for i, found in ipairs(policy.files()) do names[i] = found.name end
     raise("not_found", "there is no policy %q in policies/%s; `nebula policy list` shows them", name,
-      options.did_you_mean(name, names))
+      options.did_you_mean(name, project.names "policies"))
   end
   return policy.from_source(name, path, read(path), values)
 end

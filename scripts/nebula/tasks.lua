@@ -8,6 +8,7 @@ local advisory = require "nebula.advisory"
 local context = require "nebula.tasks.context"
 local nebula = require "nebula"
 local options = require "nebula.options"
+local project = require "nebula.project"
 local raise = require "nebula.raise"
 
 local tasks = {}
@@ -28,43 +29,13 @@ local FIELDS = {
 
 -- ---- finding ----
 
-local function directories()
-  local list = {}
-  for template in package.path:gmatch "[^;]+" do
-    local directory = template:match "^(.*)/%?%.lua$"
-    if directory then list[#list + 1] = directory .. "/tasks" end
-  end
-  return list
-end
-
---- The names of every task, sorted.
----@return string[]
-function tasks.names()
-  local system = require "nebula.system"
-  local names, seen = {}, {}
-  for _, directory in ipairs(directories()) do
-    for _, file in ipairs(system.list(directory) or {}) do
-      local name = file:match "^([%w_-]+)%.lua$"
-      if name and not seen[name] then
-        seen[name], names[#names + 1] = true, name
-      end
-    end
-  end
-  table.sort(names)
-  return names
-end
-
 local function find(name)
   if name:find "/" or name:find "%.lua$" then return name end
-  for _, directory in ipairs(directories()) do
-    local path = ("%s/%s.lua"):format(directory, name)
-    local file = io.open(path, "rb")
-    if file then
-      file:close()
-      return path
-    end
+  for _, found in ipairs(project.scripts "tasks") do
+    if found.name == name then return found.path end
   end
-  raise("config", "there is no task %q%s; `nebula task` lists them", name, options.did_you_mean(name, tasks.names()))
+  raise("config", "there is no task %q%s; `nebula task` lists them", name,
+    options.did_you_mean(name, project.names "tasks"))
 end
 
 --- Loads a task by name or path. Raises `config` (no such task), `script` (it is broken).

@@ -1,5 +1,6 @@
 -- strings.lua: what may be typed inside of a string that a call was given: SQL, keys of the blob
 -- store, names of workflows, policies, tasks and handlers, statuses, files.
+local project = require "nebula.project"
 local schema = require "repl.schema"
 local system = require "nebula.system"
 
@@ -31,24 +32,6 @@ function strings.files(text)
   end
   table.sort(names)
   return word, names
-end
-
---- The names of the project's and the built-in files of a kind: "policies", "tasks", "handlers".
----@param kind string
----@return string[]
-function strings.named(kind)
-  local names, seen = {}, {}
-  for template in package.path:gmatch "[^;]+" do
-    local directory = template:match "^(.*)/%?%.lua$"
-    for _, file in ipairs(directory and system.list(directory .. "/" .. kind) or {}) do
-      local name = file:match "^([%w_-]+)%.lua$"
-      if name and not seen[name] then
-        seen[name], names[#names + 1] = true, name
-      end
-    end
-  end
-  table.sort(names)
-  return names
 end
 
 -- The text of the string that the cursor is in, and what stands before it; nil outside of one.
@@ -107,7 +90,7 @@ local function of_field(env, path, field, text)
   elseif field == "name" and path:find("workflow", 1, true) then
     return text, schema.workflows(env)
   elseif field == "policy" or field == "task" or field == "handler" then
-    return text, strings.named(field == "policy" and "policies" or field .. "s")
+    return text, project.names(field == "policy" and "policies" or field .. "s")
   elseif field == "file" or field == "path" then
     return strings.files(text)
   end
@@ -128,9 +111,9 @@ function strings.candidates(env, before)
   local call = path:match "[%w_]+$"
   if SQL[call] then return schema.sql(env, text) end
   if KEYS[call] and path:find "^blobs:" then return schema.keys(env, text) end
-  if path == "queue.push" then return text, strings.named "handlers" end
-  if path == "policy.load" or path:find "policy%.load$" then return text, strings.named "policies" end
-  if path:find "tasks%.%w+$" then return text, strings.named "tasks" end
+  if path == "queue.push" then return text, project.names "handlers" end
+  if path == "policy.load" or path:find "policy%.load$" then return text, project.names "policies" end
+  if path:find "tasks%.%w+$" then return text, project.names "tasks" end
   if FILES[call] and not path:find ":" then return strings.files(text) end
 end
 

@@ -13,6 +13,7 @@ describe("nebula completion", function()
   local function offered(...)
     local script = printed "bash" .. [[
       COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+      cd /
       _nebula
       printf '%s\n' "${COMPREPLY[@]}"
     ]]
@@ -27,6 +28,13 @@ describe("nebula completion", function()
     assert.equal("--unique-key\n", offered("nebula", "queue", "push", "--unique-k"))
     assert.equal("completed\n", offered("nebula", "queue", "list", "--status", "comp"))
     assert.equal("--json\n", offered("nebula", "queue", "list", "--status", "dead", "--js"))
+  end)
+
+  it("offers bash the names of tasks, policies and handlers", function()
+    local program = nebula.program
+    assert.equal("requeue-dead\n", offered(program, "task", "requeue"))
+    assert.equal("fair_share\nfifo\n", offered(program, "policy", "use", "f"))
+    assert.equal("http\n", offered(program, "queue", "push", "ht"))
   end)
 
   it("describes each command to zsh", function()

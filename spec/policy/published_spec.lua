@@ -91,7 +91,7 @@ describe("a published policy", function()
       end
     end
     local result = run("policy", "use", "backwards", "--set", "colour=red")
-    assert.equal(1, result.status)
+    assert.equal(2, result.status)
     assert.matches("unknown option colour", result.stderr)
     local rows = published.list(storage.db, 9)
     assert.same({ "backwards", 1 }, { rows[1].name, #rows })

@@ -73,7 +73,7 @@ end
 local function files()
   local nebula, policy = require "nebula", require "nebula.policy"
   local rows = {}
-  for i, found in ipairs(policy.files()) do
+  for i, found in ipairs(require("nebula.project").scripts "policies") do
     local loaded, err = nebula.try(policy.load, found.path)
     rows[i] = { name = found.name, path = found.path, summary = loaded and loaded.summary,
       problem = err and (err.message or tostring(err)) }
@@ -244,6 +244,7 @@ return {
         previous = { default = false, help = "publish again what was in force before" },
       },
       arguments = { { name = "name", help = "a policy's name, or its file" } },
+      names = "policies",
       run = use,
     },
     list = {
@@ -261,6 +262,7 @@ return {
       summary = "Load a policy and try each of its functions; exit 1 where one fails",
       options = { json = JSON, set = SET, payload = PAYLOAD },
       arguments = NAME,
+      names = "policies",
       run = check,
     },
     simulate = {
@@ -274,6 +276,7 @@ return {
         lane = LANE, svg = SVG,
       },
       arguments = { { name = "names", many = true, required = true, help = "policies" } },
+      names = "policies",
       run = simulate,
     },
     replay = {
@@ -290,11 +293,13 @@ it. The whole table is read once: DATABASE_URL may name a replica.]],
         lane = LANE, svg = SVG,
       },
       arguments = { { name = "names", many = true, required = true, help = "policies" } },
+      names = "policies",
       run = replay,
     },
     test = {
       summary = "Run spec/policies/NAME_spec.lua",
       arguments = { { name = "name", required = true, help = "a policy's name" } },
+      names = "policies",
       run = test,
     },
   },

@@ -168,6 +168,7 @@ return {
         { name = "handler", required = true, help = "who works it: handlers/NAME.lua" },
         { name = "payload", help = "a JSON object" },
       },
+      names = "handlers",
       run = push,
     },
     requeue = {

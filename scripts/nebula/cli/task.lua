@@ -11,7 +11,7 @@ end
 
 local function list(json)
   local nebula, tasks, rows = require "nebula", require "nebula.tasks", {}
-  for i, name in ipairs(tasks.names()) do
+  for i, name in ipairs(require("nebula.project").names "tasks") do
     local task, err = nebula.try(tasks.load, name)
     local problem = not task and tostring(err and err.message) or nil
     rows[i] = { name, problem and "(broken: " .. problem .. ")" or task.summary }
@@ -140,5 +140,6 @@ return {
   usage = "nebula task [NAME [OPTIONS]]",
   options = { json = { default = false, help = "print JSON: of the list, an object a line" } },
   raw = true,
+  names = "tasks",
   run = run,
 }
