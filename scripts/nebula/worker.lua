@@ -88,7 +88,8 @@ function worker.new(storage, opts)
     pooled = storage.pool_options.statement_cache == false, -- behind a pooler in transaction mode
     epoch = nebula.time.now() - nebula.time.monotonic(),
     marks = Watermarks.new(), periodic = entries, halted = false, lanes_paused = false, pushes = 0,
-    turn = nebula.task.semaphore(1), freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
+    turn = nebula.task.semaphore(1), kept_lanes = {},
+    freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
   }, Worker)
   if given.policy then
     self.watched = Watched.new(given.policy)
@@ -211,6 +212,7 @@ end
 --- Jobs are due, as jobs/news.lua says.
 ---@param what table|string|nil
 function Worker:heard(what)
+  if what then self.kept_lanes.lanes = nil end -- where they go on, they would pass over what came back
   if what == news.ALL then
     self.marks:hurry()
   else

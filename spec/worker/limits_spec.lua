@@ -182,6 +182,35 @@ describe("limits over many processes", function()
     for _, row in ipairs(noted) do assert.is_true(math.abs(row.seconds / used[row.lane] - 1) < 0.2) end
   end)
 
+  it("let no more begin in any span of time than burst and rate allow, by the database's clock", function()
+    local rate, burst = 50, 5
+    local jobs = jobs_of("a", 1000, 0)
+    table.move(jobs_of("b", 1000, 0), 1, 1000, #jobs + 1, jobs)
+    work(("return { lane = 'payload.tenant', claim = function() return { rate = %d, burst = %d } end }")
+      :format(rate, burst), jobs)
+    for _ = 1, 3 do spawn() end
+    child.await("jobs of several processes", LONG, function()
+      return count "status = 'completed'" >= 200
+        and storage.db:value "SELECT count(DISTINCT locked_by) FROM workflow_jobs WHERE status = 'completed'" >= 2
+    end)
+    for _, lane in ipairs { "a", "b" } do
+      local starts = storage.db:query([[
+        SELECT extract(epoch FROM started_at)::float8 AS at
+        FROM workflow_jobs
+        WHERE lane = $1 AND started_at IS NOT NULL
+        ORDER BY started_at
+      ]], lane)
+      assert.is_true(#starts > burst)
+      for first = 1, #starts do
+        for last = first, #starts do
+          local span = starts[last].at - starts[first].at
+          assert.is_true(last - first + 1 <= burst + rate * span + 0.01,
+            ("%d began in %.3f s"):format(last - first + 1, span))
+        end
+      end
+    end
+  end)
+
   it("let no lane's backlog hide another's", function()
     work("return { lane = 'payload.tenant', claim = function() return { weight = 1 } end }", jobs_of("big", 3000, 0.05))
     spawn("--concurrency", "4")

@@ -1,38 +1,59 @@
--- jobs/lane_locks.lua: a claim by lanes under row locks: what a worker does where no rate is to be kept.
+-- jobs/lane_locks.lua: a claim by lanes under row locks: what a worker does where no rate is to be kept. It
+-- is one round trip, behind the settlement of the batch before.
 --
--- Which lanes there are, and what the policy says of them, is kept for a moment; each claim divides its
--- slots anew and locks each lane's first jobs. Capped lanes are bound by jobs/slots.lua.
+-- Which lanes there are, what the policy says of them and how far their jobs have been taken is kept for a
+-- moment, for all sessions of a worker: each claim divides its slots anew and goes on where the last
+-- one took its last job. So it passes over what is finished or locked, of which an index's head is full
+-- (entries of finished rows stay while some snapshot may see them). What came to lie before (a job given
+-- back, a late commit) is found by the next look from the head: after KEPT_SECONDS, or later where such
+-- a look takes more than a part of the time, but within LONGEST_KEPT. Capped lanes are bound by
+-- jobs/slots.lua.
 local claim = require "nebula.worker.claim"
 local lanes = require "nebula.jobs.lanes"
 local nebula = require "nebula"
 local outcome = require "nebula.jobs.outcome"
+local plans = require "nebula.policy.plan"
 local settle = require "nebula.jobs.settle"
 local share = require "nebula.policy.share"
 local slots = require "nebula.jobs.slots"
 
 local lane_locks = {}
 
-local KEPT_SECONDS = 0.1 -- of the lanes and their state, while a claim finds all it asks for
+local KEPT_SECONDS, LONGEST_KEPT = 0.1, 1 -- while claims find something
+local HEAD_PART = 0.05 -- of the time, for looks from the head
 local MOST_CAPPED = 32 -- lanes of one claim: each costs locks of the server
+local HIGHEST, LOWEST = 2147483647, "-infinity"
 
--- $2: the most of each lane, $3: how many of them to pass over, $4: what a cap's places are worth.
-local LOCK = [[
-  SELECT l.n::int AS n, c.*
-  FROM unnest($1::text[], $2::int[], $3::int[], $4::int[]) WITH ORDINALITY l (lane, most, passed, worth, n)
-  CROSS JOIN LATERAL (
+-- Of each lane $1 the first $2 rows. An array instead of an equality, and the lane in the order: an index by
+-- lane alone gives that, while the planner would believe that one by time finds jobs of any lane soon.
+local ROWS = [[
     SELECT %s, lane_by
     FROM workflow_jobs
     WHERE status = 'pending'
-    AND lane >= l.lane
-    AND lane <= l.lane
+    AND lane = ANY (ARRAY[l.lane])
     AND scheduled_at <= now()
     AND %s
     ORDER BY workflow_jobs.lane, %s
-    LIMIT CASE WHEN l.worth IS NULL THEN l.most ELSE least(l.most, greatest(0, l.worth - %s)) END
-    OFFSET l.passed
+    LIMIT l.most
     FOR UPDATE SKIP LOCKED
+]]
+
+local LOCK = [[
+  SELECT l.n::int AS n, c.*
+  FROM unnest($1::text[], $2::int[], $3::int[], $4::timestamptz[], %s)
+    WITH ORDINALITY l (lane, most, priority, since, worth, n)
+  CROSS JOIN LATERAL (
+    SELECT * FROM (%s) c
+    LIMIT CASE WHEN l.worth IS NULL THEN l.most ELSE least(l.most, greatest(0, l.worth - %s)) END
   ) c
 ]]
+
+-- Where a claim goes on after a row of priority l.priority that is due at l.since, by the plan's order; of
+-- another order it begins at the head.
+local AFTER = {
+  [plans.DEFAULT_ORDER] = { "priority = l.priority AND scheduled_at >= l.since", "priority < l.priority" },
+  scheduled_at = { "scheduled_at >= l.since" },
+}
 
 -- No JOIN: of what is joined, ctid is not known without its table's name.
 local CHOSEN = ([[
@@ -46,60 +67,73 @@ local CHOSEN = ([[
 
 local COLUMNS_ALONE = claim.COLUMNS:gsub(", payload", "")
 
-local function last(results) return results[#results] end
+local function send(conn, statements)
+  local results = claim.send(conn, statements)
+  for i = #statements, 1, -1 do statements[i] = nil end
+  return results[#results]
+end
 
--- Divides the slots, and binds capped lanes by places. `first`: statements to send before. Returns the
--- lanes that may take something.
-local function divided(conn, n, list, first)
-  local parts, taking, capped = share.divide(n, list), {}, {}
+-- ---- locking ----
+
+-- Divides the slots: the lanes that may take something, with the part of each.
+local function divided(n, list)
+  local parts, taking = share.divide(n, list), {}
   for i, lane in ipairs(list) do
     if parts[i] > 0 then
-      lane.part, lane.worth, lane.got = parts[i], nil, 0
-      taking[#taking + 1] = lane
-      if lane.cap then
-        lane.want, lane.worth = math.min(parts[i] + lane.running, math.floor(lane.cap)), 0
-        capped[#capped + 1] = lane
-      end
+      local want = lane.cap and math.min(parts[i] + lane.running, math.floor(lane.cap))
+      taking[#taking + 1] = { lane = lane, key = lane.key, cap = lane.cap, want = want, part = parts[i], got = 0 }
     end
-  end
-  if #capped > 0 then
-    first[#first + 1] = { slots.LOCK, slots.columns(capped) }
-    for _, row in ipairs(last(claim.send(conn, first))) do capped[row.n].worth = row.worth end
-    for i = #first, 1, -1 do first[i] = nil end -- sent
   end
   return taking
 end
 
-local function lock(self, conn, plan, taking, columns, first)
-  local null = nebula.null
-  local names, most, passed, worth = {}, {}, {}, {}
-  for i, lane in ipairs(taking) do
-    names[i], most[i], passed[i], worth[i] = lane.key, lane.part, lane.got, lane.worth or null
+local function lock_sql(self, plan, columns, capped, begun)
+  local parts = {}
+  for i, range in ipairs(begun and AFTER[plan.order] or { "true" }) do
+    parts[i] = ("SELECT * FROM (%s) r%d"):format(ROWS:format(columns, range .. " AND " .. self.where, plan.order), i)
   end
-  first[#first + 1] = { LOCK:format(columns, self.where, plan.order, slots.RUNNING), names, most, passed, worth }
-  local rows = last(claim.send(conn, first))
-  for i = #first, 1, -1 do first[i] = nil end
-  return rows
+  return LOCK:format(capped and slots.WORTH or "NULL::int[]", table.concat(parts, " UNION ALL "), slots.RUNNING)
 end
 
--- The locked rows, in turns of their lanes. Those whose lane is by another declaration are given theirs.
-local function sort_rows(conn, policy, taking, rows)
-  local declaration, stale, of_lane = policy:declaration(), {}, {}
+-- One round trip: `first`, the places of capped lanes, and the rows.
+local function lock(self, conn, plan, taking, columns, first)
+  local names, most, priorities, since, capped, begun = {}, {}, {}, {}, false, false
+  for i, entry in ipairs(taking) do
+    local from = entry.lane.from
+    names[i], most[i] = entry.key, entry.part + entry.got
+    priorities[i], since[i] = from and from.priority or HIGHEST, from and from.scheduled_at or LOWEST
+    capped, begun = capped or entry.cap ~= nil, begun or from ~= nil
+  end
+  if capped then first[#first + 1] = slots.keep(taking) end
+  first[#first + 1] = { lock_sql(self, plan, columns, capped, begun), names, most, priorities, since }
+  return send(conn, first)
+end
+
+-- The locked rows, in turns of their lanes. Those whose lane is by another declaration are given theirs, and
+-- those of `known` ids were locked before.
+local function sort_rows(conn, policy, taking, rows, known)
+  local declaration, stale, of_lane, count = policy:declaration(), {}, {}, 0
   for _, row in ipairs(rows) do
-    local lane = taking[row.n]
-    lane.got = lane.got + 1
+    local n = row.n
     if row.lane_by and row.lane_by ~= declaration then
       stale[#stale + 1] = row.at
-    else
-      of_lane[row.n] = of_lane[row.n] or {}
-      table.insert(of_lane[row.n], row)
+    elseif not known[row.id] then
+      taking[n].got = taking[n].got + 1
+      taking[n].last = row
+      local list = of_lane[n]
+      if not list then
+        list = {}
+        of_lane[n] = list
+      end
+      list[#list + 1] = row
+      count = count + 1
     end
   end
   if #stale > 0 then lanes.write(conn, declaration, '{"' .. table.concat(stale, '","') .. '"}') end
   local sorted, turn = {}, 1
-  while #sorted < #rows - #stale do
-    for i = 1, #taking do
-      local row = of_lane[i] and of_lane[i][turn]
+  while #sorted < count do
+    for n = 1, #taking do
+      local row = of_lane[n] and of_lane[n][turn]
       if row then sorted[#sorted + 1] = row end
     end
     turn = turn + 1
@@ -107,28 +141,32 @@ local function sort_rows(conn, policy, taking, rows)
   return sorted
 end
 
--- Of each lane its first jobs. Where some lanes have less than their part, the others get the rest.
+-- Of each lane its first jobs. Where some lanes have less than their part, the others get the rest: what they
+-- have locked comes again.
 local function take_first(self, conn, policy, plan, list, first)
-  local taking = divided(conn, plan.limit, list, first)
-  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, claim.COLUMNS, first))
-  local left, more = plan.limit - #rows, {}
-  for _, lane in ipairs(taking) do
-    if left > 0 and not lane.cap and lane.got == lane.part then
-      more[#more + 1] = { key = lane.key, weight = lane.weight, running = lane.running + lane.got, allowed = left,
-        passed = lane.got }
-    end
+  local taking = divided(plan.limit, list)
+  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, claim.COLUMNS, first), {})
+  local left, more, ids = plan.limit - #rows, {}, {}
+  for _, entry in ipairs(taking) do
+    if left > 0 and not entry.cap and entry.got == entry.part then more[#more + 1] = entry end
   end
-  if #more == 0 or #more == #taking then return rows end
-  local again = divided(conn, left, more, {})
-  for _, lane in ipairs(again) do lane.got = lane.passed end
-  local rest = sort_rows(conn, policy, again, lock(self, conn, plan, again, claim.COLUMNS, {}))
-  return table.move(rest, 1, #rest, #rows + 1, rows)
+  if #more > 0 and #more < #taking then
+    for _, row in ipairs(rows) do ids[row.id] = true end
+    for i, entry in ipairs(more) do entry.part = left // #more + (i <= left % #more and 1 or 0) end
+    local rest = sort_rows(conn, policy, more, lock(self, conn, plan, more, claim.COLUMNS, first), ids)
+    table.move(rest, 1, #rest, #rows + 1, rows)
+  end
+  for _, entry in ipairs(taking) do
+    local last = entry.last
+    if last and last.priority then entry.lane.from = last end
+  end
+  return rows
 end
 
 -- One job, whose payload may be beyond what can be read: then it is failed, and there is none.
 local function take_one(self, conn, policy, plan, list, first)
-  local taking = divided(conn, 1, list, first)
-  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, COLUMNS_ALONE, first))
+  local taking = divided(1, list)
+  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, COLUMNS_ALONE, first), {})
   local job = rows[1]
   if not job then return rows end
   local row, err = nebula.try(conn.one, conn, "SELECT payload FROM workflow_jobs WHERE ctid = $1::tid", job.at)
@@ -143,20 +181,38 @@ local function take_one(self, conn, policy, plan, list, first)
   return {}
 end
 
--- The lanes of this claim, another one first each time; of capped ones a bounded number.
-local function rotated(self, list)
-  local bounded, capped, count = {}, 0, #list
-  local from = self.rotation or 0
+local function take_selected(conn, list, select, first)
+  if #first > 0 then send(conn, first) end
+  slots.bound(conn, list)
+  local chosen = select(conn, list)
+  if #chosen == 0 then return chosen end
+  local at, ids, place = {}, {}, {}
+  for i, candidate in ipairs(chosen) do at[i], ids[i], place[candidate.id] = candidate.at, candidate.id, i end
+  local rows = conn:query(CHOSEN, '{"' .. table.concat(at, '","') .. '"}', ids)
+  table.sort(rows, function(a, b) return place[a.id] < place[b.id] end)
+  return rows
+end
+
+-- ---- the lanes ----
+
+-- The lanes of this claim, another one first each time. Of capped ones a bounded number, and no more than can
+-- fill it where no weights are to be kept: their places are locked for others.
+local function rotated(kept, list, plan)
+  local enough = plan.lanes and plan.lanes.weight == nil and plan.limit or math.huge
+  local bounded, capped, room, count = {}, 0, 0, #list
+  local from = kept.rotation or 0
   for i = 1, count do
     local lane = list[(from + i - 1) % count + 1]
-    capped = capped + (lane.cap and 1 or 0)
-    if capped > MOST_CAPPED then
-      self.rotation = from + i - 1
-      return bounded
+    if lane.cap then
+      if capped == MOST_CAPPED or room >= enough then
+        kept.rotation = from + i - 1
+        return bounded
+      end
+      capped, room = capped + 1, room + lane.allowed
     end
     bounded[i] = lane
   end
-  self.rotation = from + 1
+  kept.rotation = from + 1
   return bounded
 end
 
@@ -170,36 +226,29 @@ end
 ---@param select? fun(conn: nebula.pg.Connection, list: nebula.LaneNow[]): table[] the policy's select: the candidates
 ---@return table[] rows
 function lane_locks.take(self, conn, first, policy, plan, list, select)
-  local bounded = rotated(self, list)
-  if not select then
-    return (plan.limit == 1 and take_one or take_first)(self, conn, policy, plan, bounded, first)
-  end
-  if #first > 0 then claim.send(conn, first) end
-  for i = #first, 1, -1 do first[i] = nil end
-  slots.bound(conn, bounded)
-  local chosen = select(conn, bounded)
-  if #chosen == 0 then return chosen end
-  local at, ids, place = {}, {}, {}
-  for i, candidate in ipairs(chosen) do at[i], ids[i], place[candidate.id] = candidate.at, candidate.id, i end
-  local rows = conn:query(CHOSEN, '{"' .. table.concat(at, '","') .. '"}', ids)
-  table.sort(rows, function(a, b) return place[a.id] < place[b.id] end)
-  return rows
+  local bounded = rotated(self.kept, list, plan)
+  if select then return take_selected(conn, bounded, select, first) end
+  return (plan.limit == 1 and take_one or take_first)(self, conn, policy, plan, bounded, first)
 end
 
---- Whether what is known of the lanes serves for this claim, too.
+--- The lanes that are kept, where they serve for this claim, too.
 ---@param self nebula.Laned
 ---@param policy nebula.Policy
----@return boolean
-function lane_locks.fresh(self, policy)
-  return self.known ~= nil and self.known_policy == policy and nebula.time.monotonic() < self.known_until
+---@return nebula.LaneNow[]?
+function lane_locks.kept(self, policy)
+  local kept = self.kept
+  return kept.policy == policy and nebula.time.monotonic() < kept.until_time and kept.lanes or nil
 end
 
---- Keeps the lanes for a moment, where they are all there are and a claim found what it asked for.
+--- Keeps the lanes for a moment, where they are all there are and a claim found something.
 ---@param self nebula.Laned
 ---@param policy nebula.Policy
----@param all? nebula.LaneNow[]
-function lane_locks.keep(self, policy, all)
-  self.known, self.known_policy, self.known_until = all, policy, nebula.time.monotonic() + KEPT_SECONDS
+---@param all nebula.LaneNow[]
+---@param took number seconds that the look from the head took
+function lane_locks.keep(self, policy, all, took)
+  local kept = self.kept
+  kept.lanes, kept.policy = all, policy
+  kept.until_time = nebula.time.monotonic() + math.min(LONGEST_KEPT, math.max(KEPT_SECONDS, took / HEAD_PART))
 end
 
 return lane_locks

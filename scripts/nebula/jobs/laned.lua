@@ -51,7 +51,7 @@ local DRAW = [[
     FROM before b
     WHERE b.lane < $1
   )
-  SELECT lane, again, %s AS mine
+  SELECT lane, again
   FROM (
     SELECT lane, false AS again FROM behind WHERE lane IS NOT NULL
     UNION ALL
@@ -62,7 +62,7 @@ local DRAW = [[
 
 -- The lanes of jobs that must run alone.
 local DRAW_SUSPECT = [[
-  SELECT lane, true AS again, %s AS mine
+  SELECT lane, true AS again
   FROM (
     SELECT DISTINCT lane FROM workflow_jobs
     WHERE status = 'pending' AND suspect AND lane > $1 AND scheduled_at <= now()
@@ -70,15 +70,21 @@ local DRAW_SUSPECT = [[
   ) d
 ]]
 
+-- What is known of lanes: of those that a draw gives, or of a list of names.
 local STATE = [[
-  SELECT l.n::int AS n, t.version, t.cap, t.rate, t.burst, t.tokens,
+  SELECT l.*, t.version, t.cap, t.rate, t.burst, t.tokens,
     extract(epoch FROM clock_timestamp() - t.tokens_at)::float8 AS since,
     (SELECT max(version) FROM job_policies) AS in_force,
     EXISTS (SELECT FROM job_pauses p WHERE p.lane IN (l.lane, '')) AS paused,
-    %s AS running %s
-  FROM unnest($1::text[]) WITH ORDINALITY l (lane, n)
+    %s::int AS running %s
+  FROM (%s) l
   LEFT JOIN job_lanes t ON t.lane = l.lane
 ]]
+
+local NAMED = "SELECT lane FROM unnest($1::text[]) n (lane)"
+
+-- One transaction at a time reads and writes a lane's tokens.
+local MINE = "SELECT d.*, pg_try_advisory_xact_lock(hashtextextended(lane, 6471)) AS mine FROM (%s) d"
 
 -- What a policy's functions of a lane may ask for.
 local VIEW = [[,
@@ -126,7 +132,7 @@ local TAKE = ([[
   )
   UPDATE workflow_jobs
   SET status = 'running', locked_by = $1, locked_at = clock_timestamp(),
-    lease_until = clock_timestamp() + make_interval(secs => $2), started_at = now(), token = token + 1,
+    lease_until = clock_timestamp() + make_interval(secs => $2), started_at = clock_timestamp(), token = token + 1,
     unique_key = CASE WHEN unique_while = 'pending' THEN NULL ELSE unique_key END
   WHERE ctid = ANY (ARRAY (SELECT at FROM picked))
   RETURNING %s
@@ -147,14 +153,15 @@ Laned.__index = Laned
 
 --- Makes one for a claimant. `where` narrows what is taken (an SQL condition); `suspects`: it takes
 --- those that must run alone, and no others; `turn` is shared by claimants that take turns, instead of
---- finding each other's lanes locked; `unnoted` tells what a lane used that is not written down yet.
+--- finding each other's lanes locked; `unnoted` tells what a lane used that is not written down yet;
+--- `kept` is a table in which claimants keep lanes together; `leases`: it cannot hold row locks.
 ---@param given {worker: string, lease: number, policy: (fun(): nebula.Policy), where?: string, suspects?: boolean,
----  turn?: nebula.Semaphore, unnoted?: (fun(lane: string): number), leases?: boolean} leases: it cannot hold row locks
+---  turn?: nebula.Semaphore, unnoted?: (fun(lane: string): number), kept?: table, leases?: boolean}
 ---@return nebula.Laned
 function laned.new(given)
   return setmetatable({
     worker = given.worker, lease = given.lease, policy = given.policy, turn = given.turn,
-    unnoted = given.unnoted,
+    unnoted = given.unnoted, kept = given.kept or {},
     leases = given.leases or given.suspects, after = "", rounds = 0, wait = FIRST_WAIT,
     draw = given.suspects and DRAW_SUSPECT or DRAW,
     where = (given.suspects and "suspect" or "NOT suspect") .. (given.where and " AND " .. given.where or ""),
@@ -169,33 +176,37 @@ end
 
 -- ---- the lanes of this claim ----
 
--- Draws lanes and reads the state of those that could be locked. Returns them, the number drawn, and
--- whether the draw came round.
+-- Draws lanes and reads their state: of those that could be locked, where that is wanted, in a second statement,
+-- which sees what the lock's holder before has written. Returns the lanes, how many were drawn and how many of
+-- them others hold, and whether the draw came round.
 local function draw_lanes(self, conn, first, policy, plan, locking)
-  local mine = locking and "true" or "pg_try_advisory_xact_lock(hashtextextended(lane, 6471))"
-  first[#first + 1] = { self.draw:format(mine), self.after, DRAWN }
+  local view = limits.asks(plan) and VIEW or ""
+  first[#first + 1] = { locking and MINE:format(self.draw) or STATE:format(slots.RUNNING, view, self.draw),
+    self.after, DRAWN }
   local results = claim.send(conn, first)
   for i = #first, 1, -1 do first[i] = nil end -- sent
   local drawn = results[#results]
-  local names, came_round = {}, #drawn < DRAWN
-  for _, row in ipairs(drawn) do
-    if row.mine then names[#names + 1] = row.lane end
-    came_round = came_round or row.again
-  end
+  local came_round = #drawn < DRAWN
+  for _, row in ipairs(drawn) do came_round = came_round or row.again end
   if self.draw == DRAW_SUSPECT and #drawn < DRAWN then
     self.after = "" -- it does not go round by itself
   elseif #drawn > 0 then
     self.after = drawn[#drawn < DRAWN and 1 or #drawn].lane -- another lane is the first next time
   end
-  local all = {}
-  if #names > 0 then
-    for i, row in ipairs(conn:query(STATE:format(slots.RUNNING, limits.asks(plan) and VIEW or ""), names)) do
-      local name = names[row.n]
-      if row.used and self.unnoted then row.used = row.used + self.unnoted(name) end
-      all[i] = limits.lane(policy, plan, name, row)
+  local rows = drawn
+  if locking then
+    local names = {}
+    for _, row in ipairs(drawn) do
+      if row.mine then names[#names + 1] = row.lane end
     end
+    rows = #names > 0 and conn:query(STATE:format(slots.RUNNING, view, NAMED), names) or {}
   end
-  return all, #drawn, #drawn - #names, came_round
+  local all = {}
+  for i, row in ipairs(rows) do
+    if row.used and self.unnoted then row.used = row.used + self.unnoted(row.lane) end
+    all[i] = limits.lane(policy, plan, row.lane, row)
+  end
+  return all, #drawn, #drawn - #rows, came_round
 end
 
 -- ---- candidates ----
@@ -315,7 +326,7 @@ end
 
 -- Under the lanes' locks, and committed: for who cannot hold a transaction, and where tokens are to be kept.
 local function take_leases(self, conn, first, policy, plan)
-  local all, drawn, held, came_round = draw_lanes(self, conn, first, policy, plan)
+  local all, drawn, held, came_round = draw_lanes(self, conn, first, policy, plan, true)
   local list, rows = {}, {}
   for _, lane in ipairs(all) do
     if lane.allowed > 0 then list[#list + 1] = lane end
@@ -332,27 +343,33 @@ end
 
 -- Under row locks, in the open transaction.
 local function take_locks(self, conn, first, policy, plan)
-  local all, drawn, held, came_round = self.known, 0, 0, true
-  if not lane_locks.fresh(self, policy) then
-    all, drawn, held, came_round = draw_lanes(self, conn, first, policy, plan, true)
+  local kept = lane_locks.kept(self, policy)
+  local all, drawn, held, came_round = kept, 0, 0, true
+  if not kept then
+    all, drawn, held, came_round = draw_lanes(self, conn, first, policy, plan)
     if limits.write(conn, policy, all) then conn:exec "COMMIT AND CHAIN" end -- nobody waits for these rows
   end
-  local list = {}
+  local list, rows, began = {}, {}, nebula.time.monotonic()
   for _, lane in ipairs(all) do
     if lane.allowed > 0 then list[#list + 1] = lane end
   end
-  local rows = {}
   if #list > 0 then
     rows = lane_locks.take(self, conn, first, policy, plan, list, policy:has "select" and function(_, bounded)
       return choose_selected(self, conn, policy, plan, bounded)
     end or nil)
   end
   if #first > 0 then claim.send(conn, first) end
-  local enough = #rows > plan.limit // 2
-  if drawn > 0 or not enough then lane_locks.keep(self, policy, enough and drawn < DRAWN and all or nil) end
-  if #rows == 0 then conn:exec "COMMIT" end
+  if #rows == 0 then
+    self:forget()
+    conn:exec "COMMIT"
+  elseif drawn > 0 and drawn < DRAWN then
+    lane_locks.keep(self, policy, all, nebula.time.monotonic() - began)
+  end
   return rows, drawn, held, came_round
 end
+
+--- Forgets what is kept of the lanes: jobs came back.
+function Laned:forget() self.kept.lanes = nil end
 
 --- Takes what the policy's plan takes. Returns no rows where nothing is to be taken now, and nil where
 --- it is worth to look again at once. Raises what the server says.
@@ -365,7 +382,7 @@ function Laned:take(conn, first, plan)
   local leases = self.leases or plan.lanes and plan.lanes.rate ~= nil
   local _ <close> = leases and self.turn and self.turn:acquire()
   while true do
-    local cached = not leases and lane_locks.fresh(self, policy)
+    local cached = not leases and lane_locks.kept(self, policy) ~= nil
     local taken, err = nebula.try(function()
       return { (leases and take_leases or take_locks)(self, conn, first, policy, plan) }
     end)

@@ -126,14 +126,15 @@ local function step(tx, declaration, rest)
   local mine = tx:one(MINE, declaration)
   if not mine then return nil end
   if mine.next_block <= mine.last_block then
-    tx:exec("SET LOCAL enable_seqscan = off")
+    tx:exec("SET LOCAL enable_seqscan = off; SET LOCAL jit = off")
     local picked = IN_BLOCKS:format(nebula.pg.literal(declaration))
     local count = tx:exec(write_sql(declaration, picked), mine.next_block, mine.next_block + BLOCKS)
     tx:exec("UPDATE job_lane_keys SET next_block = next_block + $1", BLOCKS)
     return count, true
   end
   if mine.since < rest then return nil end
-  tx:exec("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off")
+  tx:exec("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; "
+    .. "SET LOCAL jit = off")
   local count = tx:exec(write_sql(declaration, WITHOUT))
   tx:exec "UPDATE job_lane_keys SET looked_at = clock_timestamp()"
   return count, count == FOUND_MOST

@@ -1,5 +1,6 @@
 -- worker/lanes.lua: what a worker does about lanes beside its claims: it writes down what its jobs used
 -- of them, and helps to write the lanes of jobs that have none, or one by an older declaration.
+local claim = require "nebula.worker.claim"
 local lanes = require "nebula.jobs.lanes"
 local nebula = require "nebula"
 local Signal = require "nebula.worker.signal"
@@ -23,7 +24,9 @@ local ADD = [[
 local FORGET = "DELETE FROM job_lane_usage WHERE minute < extract(epoch FROM clock_timestamp())::bigint / 60 - $1"
 
 local WAITING = [[
-  SELECT EXISTS (SELECT FROM workflow_jobs WHERE status = 'pending' AND lane IS NULL AND scheduled_at <= now())
+  SELECT EXISTS (
+    SELECT FROM workflow_jobs WHERE status = 'pending' AND lane IS NULL AND scheduled_at <= now()
+  ) AS waiting
 ]]
 
 ---@param worker nebula.Worker
@@ -96,7 +99,8 @@ end
 ---@return boolean
 function Lanes:settled()
   if not self.worker.policy:by_lanes() then return true end
-  if not self.worker.db:value(WAITING) then return not self.writing end -- those it writes, no claim has seen
+  local waiting = self.worker.db:batch({ { claim.PLANNER_LOCAL }, { WAITING } })[2][1].waiting
+  if not waiting then return not self.writing end -- those it writes, no claim has seen
   self.step_at = 0
   self.signal:notify()
   return false

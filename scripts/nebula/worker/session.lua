@@ -51,7 +51,7 @@ local CLAIM_SUSPECT = claim.sql("scheduled_at", "suspect AND " .. pause.RUNS)
 local function lanes_of(worker, suspects)
   return laned.new {
     worker = worker.id, lease = worker.settings.lease, policy = function() return worker.policy end,
-    where = claim.mine(worker), suspects = suspects, turn = worker.turn,
+    where = claim.mine(worker), suspects = suspects, turn = worker.turn, kept = worker.kept_lanes,
     unnoted = function(lane) return worker.lanes:unnoted(lane) end,
   }
 end
@@ -158,6 +158,7 @@ end
 local function lose(self, batch)
   if batch.leased then return leased_batch.hand_over(batch) end
   batch.next = #batch.runs + 1
+  self.by_lanes:forget()
   local late = monotonic() - batch.since > LOST_LATE
   for _, run in ipairs(batch.runs) do
     if late and run.started then self.worker.wants_lease[run.name or ""] = true end
@@ -246,6 +247,7 @@ local function exchange(self, n)
     running = write_leased(self, batch)
   elseif locked then
     statements, running = settlement(worker, batch, batch.lease_all)
+    if batch.started < #batch.runs then self.by_lanes:forget() end
   end
   statements[#statements + 1] = { not locked and "BEGIN" or plan and "COMMIT AND CHAIN" or "COMMIT" }
   local settled = #statements
