@@ -87,7 +87,7 @@ function worker.new(storage, opts)
     counts = { claimed = 0, completed = 0, failed = 0, dead = 0, cancelled = 0, lost = 0 },
     pooled = storage.pool_options.statement_cache == false, -- behind a pooler in transaction mode
     epoch = nebula.time.now() - nebula.time.monotonic(),
-    marks = Watermarks.new(), periodic = entries, halted = false, lanes_paused = false, pushes = 0,
+    periodic = entries, halted = false, lanes_paused = false, pushes = 0,
     turn = nebula.task.semaphore(1), kept_lanes = {},
     freed = Signal.new(), pushed = Signal.new(), more = Signal.new(), log = nebula.log,
   }, Worker)
@@ -96,6 +96,7 @@ function worker.new(storage, opts)
     storage:use_policy(self.watched.policy)
   end
   self.handlers = Handlers.new(given.handlers, handler)
+  self.marks = Watermarks.new(claim.mine(self), not self.handlers.only)
   return self
 end
 
@@ -140,9 +141,7 @@ end
 --- Reads what a session needs to know of the database, and raises where it is not ready for us.
 local function look(self)
   local ready = self.db:value [[
-    SELECT EXISTS (
-      SELECT FROM pg_attribute WHERE attrelid = to_regclass('workflow_jobs') AND attname = 'started_at'
-    )
+    SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('idx_jobs_due') AND indisvalid)
   ]]
   if not ready then
     error(nebula.error { kind = "config",

@@ -2,6 +2,7 @@
 -- what a claim reads does not grow with what is finished.
 local child = require "spec.support.child"
 local claim = require "nebula.worker.claim"
+local directory = require "spec.support.directory"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
@@ -41,7 +42,7 @@ describe("the watermark of a claim", function()
   end)
 
   local function await(what, ready) return child.await(what, LONG, ready) end
-  local function mark() return worker.marks.at[0] end
+  local function mark() return worker.marks.at[0] and worker.marks.at[0].at end
   local function done(id)
     return function() return storage:get_job(id).status == "completed" end
   end
@@ -143,14 +144,32 @@ describe("the watermark of a claim", function()
 end)
 
 describe("a mark", function()
-  it("does not pass a job that was told of while a probe was under way", function()
-    local plan = { order = "priority DESC, scheduled_at", limit = 10 }
-    local marks = Watermarks.new()
+  local plan = { order = "priority DESC, scheduled_at", limit = 10 }
+  local TIME, EARLIER = "2026-01-01T00:00:02.000000Z", "2026-01-01T00:00:01.000000Z"
+  local FIRST, SECOND = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
+  local marks
+
+  before_each(function()
+    marks = Watermarks.new("true", true)
     marks:saw({ { priority = 0 } }, plan)
+  end)
+
+  it("does not pass a job that was told of while a probe was under way", function()
     local _, asked = marks:probe(plan)
-    marks:lower(0, "2026-01-01T00:00:01.000000Z") -- committed after the probe had read
-    marks:moved({ { priority = 0, at = "2026-01-01T00:00:02.000000Z" } }, asked)
-    assert.equal("-infinity", marks.at[0])
+    marks:lower(0, EARLIER) -- committed after the probe had read
+    marks:moved({ { priority = 0, at = TIME } }, asked)
+    assert.equal("-infinity", marks.at[0].at)
+  end)
+
+  it("goes on among the jobs of one time by their ids, and is lowered to the first of them", function()
+    local _, asked = marks:probe(plan)
+    marks:moved({ { priority = 0, at = TIME, id = FIRST } }, asked)
+    marks:moved({ { priority = 0, at = TIME, id = SECOND } }, asked)
+    assert.same({ at = TIME, id = SECOND }, marks.at[0])
+    marks:moved({ { priority = 0, at = TIME, id = FIRST } }, asked)
+    assert.equal(SECOND, marks.at[0].id)
+    marks:lower(0, TIME)
+    assert.is_true(marks.at[0].id < FIRST)
   end)
 end)
 
@@ -210,46 +229,91 @@ describe("what a claim reads", function()
     assert.is_true(read < 200, read .. " pages")
   end)
 
-  -- The pages of a claim when `most` of the jobs that push() makes were worked under a snapshot.
-  local function under_snapshot(policy, push, most)
+  -- The pages of a claim when `most` of the jobs that push() makes were worked under a snapshot, by a worker
+  -- that takes jobs for its handlers, or for any.
+  local function under_snapshot(policy, handlers, push, most)
     storage.db:exec "TRUNCATE workflow_jobs"
     push()
     local snapshot <close> = storage.db:acquire()
     snapshot:exec "BEGIN ISOLATION LEVEL REPEATABLE READ"
     snapshot:query "SELECT 1"
     local worker
-    worker = workers.new(storage, { policy = policy, handler = function()
+    local function count()
       if worker.counts.completed >= most then worker:stop() end
-    end })
+    end
+    package.loaded["spec.count"] = count
+    worker = workers.new(storage, { policy = policy, handlers = handlers, handler = not handlers and count or nil })
     nebula.task.deadline(LONG, worker.run, worker)
     local marks, plan = worker.marks, worker.policy:plan_or_default(10)
-    local head = explain { claim.sql(plan.order, "NOT suspect"), 10 }
+    local where = claim.row_locks(worker):condition()
+    local head = explain { claim.sql(marks:sort(plan), where), 10 }
     assert.is_true(head > 100, head .. " pages from the head") -- it is the case that is meant
     nebula.task.sleep(0.15) -- marks keep away from the present
     marks.probed = 0
     local probe, asked = marks:probe(plan)
     marks:moved(conn:query(table.unpack(probe)), asked)
-    local pages = explain(marks:statement(claim.sql, "NOT suspect", plan))
-    assert.is_true(pages < 25, ("%d pages, %d from the head"):format(pages, head))
+    local pages = explain(marks:statement(claim.sql, where, plan))
+    assert.is_true(pages < 40, ("%d pages, %d from the head"):format(pages, head)) -- ten rows are read and locked
     snapshot:exec "COMMIT"
   end
 
+  -- A directory with the handler `x`, which does nothing but count.
+  local function counting()
+    local handlers = directory.make("watermark-" .. child.next_number "directories")
+    nebula.fs.write(handlers .. "/x.lua", 'return function() require "spec.count" () end')
+    return handlers
+  end
+
   it("does not depend on what was finished under a snapshot that is still held", function()
-    under_snapshot("priority", function() fill(6000) end, 5000)
+    under_snapshot("priority", counting(), function() fill(6000) end, 5000)
+    under_snapshot("priority", nil, function() fill(6000) end, 5000)
   end)
 
   it("nor where jobs are taken by time alone", function()
-    under_snapshot("fifo", function() fill(6000) end, 5000)
+    under_snapshot("fifo", counting(), function() fill(6000) end, 5000)
   end)
 
   it("nor on what was finished of jobs that were pushed in one statement", function()
-    under_snapshot("priority", function()
+    under_snapshot("priority", counting(), function()
       local list = {}
       for i = 1, 10000 do list[i] = { payload = { handler = "x" } } end
       storage:push_jobs(list)
     end, 5000)
-    under_snapshot("priority", function() -- as any other program pushes them
+    under_snapshot("priority", counting(), function() -- as any other program pushes them
       storage.db:exec [[INSERT INTO workflow_jobs (payload) SELECT '{"handler": "x"}' FROM generate_series(1, 10000)]]
     end, 5000)
+  end)
+
+  it("nor of jobs that were given one and the same time", function()
+    for _, policy in ipairs { "priority", "fifo" } do
+      under_snapshot(policy, counting(), function()
+        local list = {}
+        for i = 1, 10000 do list[i] = { payload = { handler = "x" }, scheduled_at = "2026-01-01T00:00:00Z" } end
+        storage:push_jobs(list)
+      end, 5000)
+    end
+  end)
+
+  it("does not depend on due jobs of another engine, which name no handler", function()
+    storage.db:exec "TRUNCATE workflow_jobs"
+    storage.db:exec [[
+      INSERT INTO workflow_jobs (payload, priority, scheduled_at)
+      SELECT '{"engine": true}', i % 3 - 1, now() - '1 h'::interval FROM generate_series(1, 20000) i
+    ]]
+    fill(20)
+    local handlers = counting()
+    local function pages_of(policy, most)
+      local worker = workers.new(storage, { policy = policy, handlers = handlers })
+      local plan, where = storage:policy():plan_or_default(10), claim.row_locks(worker):condition()
+      local from_head = explain { claim.sql(worker.marks:sort(plan), where), 10 }
+      assert.is_true(from_head < most, ("%s: %d pages from the head"):format(policy, from_head))
+      worker.marks:saw({ { priority = 0 } }, plan)
+      local probe, asked = worker.marks:probe(plan)
+      worker.marks:moved(conn:query(table.unpack(probe)), asked)
+      local pages = explain(worker.marks:statement(claim.sql, where, plan))
+      assert.is_true(pages < 40, ("%s: %d pages"):format(policy, pages))
+    end
+    pages_of("priority", 40)
+    pages_of("fifo", math.huge) -- by time alone they are read past once, then never again
   end)
 end)

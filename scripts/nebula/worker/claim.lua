@@ -104,11 +104,12 @@ end
 ---@return string
 function RowLocks:sql(plan, without_payload)
   local where = self:condition()
-  if without_payload then return claim.sql(plan.order, where, claim.COLUMNS:gsub(", payload", "")) end
-  local key = plan.order .. where
+  local order = self.worker.marks:sort(plan)
+  if without_payload then return claim.sql(order, where, claim.COLUMNS:gsub(", payload", "")) end
+  local key = order .. where
   local sql = self.known[key]
   if not sql then
-    sql = claim.sql(plan.order, where)
+    sql = claim.sql(order, where)
     self.known[key] = sql
   end
   return sql
