@@ -1,10 +1,19 @@
 -- filter.lua: WHERE clauses from tables of filters: columns by name, `limit`, and `after` for pages.
 local check = require "nebula.check"
+local nebula = require "nebula"
 local raise = require "nebula.raise"
 
 local filter = {}
 
 local DEFAULT_LIMIT, MOST = 100, 10000
+
+-- Values of a few known ones stand in the statement itself: a partial index is chosen by them.
+local function equal_choice(column, value)
+  if type(value) ~= "table" then return ("%s = %s"):format(column, nebula.pg.literal(value)) end
+  local list = {}
+  for i, item in ipairs(value) do list[i] = nebula.pg.literal(item) end
+  return #list > 0 and ("%s IN (%s)"):format(column, table.concat(list, ", ")) or "false"
+end
 
 -- One condition of a kind on a column; the parameter is appended to args.
 local CONDITIONS = {
@@ -76,7 +85,8 @@ function filter.conditions(what, given, declared, args, conditions)
   for _, name in ipairs(names) do
     local field, value = declared[name], given[name]
     value = checked(what .. ": " .. name, field, value)
-    conditions[#conditions + 1] = CONDITIONS[field.kind or "equal"](field.column, value, args)
+    local condition = field.choices and equal_choice or CONDITIONS[field.kind or "equal"]
+    conditions[#conditions + 1] = condition(field.column, value, args)
   end
   return conditions
 end
@@ -109,25 +119,50 @@ function filter.check(what, given, declared, more)
   return check.fields(what, given or {}, known)
 end
 
+-- The filters, once for each of several choices that are asked for.
+local function by_choice(given, declared)
+  for name, field in pairs(declared) do
+    local list = field.choices and given[name]
+    if type(list) == "table" and #list > 1 then
+      local all, seen = {}, {}
+      for _, choice in ipairs(list) do
+        if not seen[choice] then
+          local one = {}
+          for key, value in pairs(given) do one[key] = value end
+          one[name], seen[choice] = choice, true
+          all[#all + 1] = one
+        end
+      end
+      return all
+    end
+  end
+  return { given }
+end
+
 --- A page of a table with a UUID key, the newest ids first; `after` is the last row of the page before,
---- or its id.
+--- or its id. Of several states the page is made of a page of each, which an index by state and id serves.
 ---@param db nebula.pg.queries
 ---@param what string the operation, for messages
 ---@param from string the table's name
 ---@param given table?
----@param declared table<string, nebula.Filter>
+---@param declared table<string, nebula.Filter> at most one with choices
 ---@return table[]
 function filter.page(db, what, from, given, declared)
   given = filter.check(what, given, declared)
-  local args = { n = 0 }
-  local conditions = filter.conditions(what, given, declared, args)
-  if given.after then
-    args.n = args.n + 1
-    args[args.n] = check.id(what .. ": after", given.after)
-    conditions[#conditions + 1] = ("id < $%d"):format(args.n)
+  local args, limit, pages = { n = 0 }, filter.limit(what, given), {}
+  for i, one in ipairs(by_choice(given, declared)) do
+    local conditions = filter.conditions(what, one, declared, args)
+    if given.after then
+      args.n = args.n + 1
+      args[args.n] = check.id(what .. ": after", given.after)
+      conditions[#conditions + 1] = ("id < $%d"):format(args.n)
+    end
+    pages[i] = ("(SELECT * FROM %s %s ORDER BY id DESC LIMIT %d)"):format(from, filter.where(conditions), limit)
   end
-  local sql = ("SELECT * FROM %s %s ORDER BY id DESC LIMIT %d"):format(from, filter.where(conditions),
-    filter.limit(what, given))
+  local sql = pages[1]
+  if #pages > 1 then
+    sql = ("SELECT * FROM (%s) page ORDER BY id DESC LIMIT %d"):format(table.concat(pages, " UNION ALL "), limit)
+  end
   return db:query(sql, table.unpack(args, 1, args.n))
 end
 

@@ -126,6 +126,43 @@ describe("executions", function()
     refused("validation", storage.update_execution, storage, { id = "7" })
   end)
 
+  it("finds those of a state among many that are completed, which are newer, by an index", function()
+    local url = postgres.database()
+    local alone <close> = storages.with_pool_config(url, { max_size = 1 }) -- its session counts what it reads
+    alone:run_migrations { log = function() end }
+    local flow = alone:save_workflow { name = "w", definition = {} }.id
+    for _, part in ipairs { { "running", 5 }, { "failed", 5 }, { "completed", 20000 } } do
+      alone.db:exec("INSERT INTO executions (workflow_id, status) SELECT $1, $2 FROM generate_series(1, $3)", flow,
+        part[1], part[2])
+    end
+    local function read()
+      alone.db:query "SELECT pg_stat_force_next_flush()"
+      return alone.db:value [[
+        SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read
+        FROM pg_statio_user_tables
+        WHERE relname = 'executions'
+      ]]
+    end
+    local function pages(given, count)
+      local before = read()
+      assert.equal(count, #alone:list_executions(given))
+      return read() - before
+    end
+    for _ = 1, 2 do
+      for _ = 1, 8 do -- also once the server has a plan for all
+        local one = pages({ status = "running" }, 5)
+        assert.is_true(one < 50, one .. " pages")
+        local several = pages({ status = { "failed", "running", "failed" }, limit = 8 }, 8)
+        assert.is_true(several < 100, several .. " pages")
+      end
+      alone.db:exec "ANALYZE executions"
+    end
+    local rows = alone:list_executions { status = { "running", "failed", "completed" }, limit = 3 }
+    assert.equal(rows[1].id, alone:list_executions({ limit = 1 })[1].id)
+    assert.is_true(rows[1].id > rows[2].id and rows[2].id > rows[3].id)
+    assert.same({}, alone:list_executions { status = {} })
+  end)
+
   it("pages from the newest on, by status", function()
     local own = storage:save_workflow { name = "paged", definition = {} }
     for _ = 1, 5 do storage:create_execution { workflow_id = own.id } end
