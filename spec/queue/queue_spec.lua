@@ -1,4 +1,5 @@
 -- The queue's operations: pushing, claims with fencing tokens, retries, looking after it.
+local child = require "spec.support.child"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
@@ -242,6 +243,29 @@ describe("the queue", function()
     assert.equal(0, row.retry_count)
     assert.equal("dead", storage:get_job(ids[3]).status)
     assert.matches("none of failed", refused("validation", storage.requeue_jobs, storage, { status = "completed" }))
+  end)
+
+  it("leaves a job whose key a push takes while it is requeued", function()
+    local id = push { unique_key = "contended" }
+    storage:cancel_job(id)
+    local other = push {}
+    storage:cancel_job(other)
+    local counted
+    nebula.task.scope(function(scope)
+      storage.db:transaction(function(tx)
+        storage:push_job({ payload = { handler = "noop" }, unique_key = "contended" }, tx)
+        scope:spawn(function() counted = storage:requeue_jobs { status = "cancelled" } end)
+        child.await("the requeue that waits for the push", 30, function()
+          return storage.db:value [[
+            SELECT true FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%retry_count = 0%'
+          ]]
+        end)
+      end)
+    end)
+    assert.equal(1, counted)
+    assert.equal("cancelled", storage:get_job(id).status)
+    assert.equal("pending", storage:get_job(other).status)
   end)
 
   it("lists by filter in pages, and counts", function()

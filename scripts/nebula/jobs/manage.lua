@@ -1,12 +1,15 @@
 -- jobs/manage.lua: looking after the queue: list, cancel, requeue, counts. Methods of a Storage.
 local check = require "nebula.check"
 local filter = require "nebula.filter"
+local nebula = require "nebula"
 local news = require "nebula.jobs.news"
 local raise = require "nebula.raise"
 
 local manage = {}
 
 local STATUSES = { "pending", "running", "completed", "failed", "cancelled", "dead" }
+local UNIQUE_VIOLATION = "23505"
+local ATTEMPTS = 10 -- of a requeue: as many pushes may take a key while it looks
 local REQUEUED = { "failed", "cancelled", "dead" }
 
 local FILTERS = {
@@ -56,6 +59,17 @@ function manage.cancel_job(self, id)
   return changed > 0
 end
 
+-- A push of the same unique_key that is committed meanwhile is seen by the next attempt, whose job then stays.
+local function requeue(db, sql, args)
+  for attempt = 1, ATTEMPTS do
+    local rows, err = nebula.try(db.transaction, db, function(tx)
+      return tx:query(sql, table.unpack(args, 1, args.n))
+    end)
+    if rows then return rows end
+    if err.code ~= UNIQUE_VIOLATION or attempt == ATTEMPTS then error(err, 0) end
+  end
+end
+
 --- Puts ended jobs (dead, failed, cancelled) back into the queue, due now, with all their retries.
 --- A job whose unique_key is taken by another stays.
 ---@param given table filters as list_jobs; `status` narrows it, default all three; `limit`
@@ -92,7 +106,7 @@ function manage.requeue_jobs(self, given, db)
     SELECT priority, count(*) AS jobs, min(scheduled_at) AS at FROM changed GROUP BY priority
   ]]):format(filter.where(conditions), given.limit and ("LIMIT %d"):format(filter.limit(what, given)) or "")
   local count, since = 0, {}
-  for _, row in ipairs((db or self.db):query(sql, table.unpack(args, 1, args.n))) do
+  for _, row in ipairs(requeue(db or self.db, sql, args)) do
     count = count + row.jobs
     news.add(since, row.priority, row.at)
   end
