@@ -1,9 +1,10 @@
 /* row_lock.c: what PostgreSQL itself gives: the worker's protocol (rows locked while jobs run, one
  * UPDATE for the batch, its COMMIT AND CHAIN fused with the next claim) in C over libpq, a thread a
- * connection, with no job to run. Prints jobs, wall seconds and CPU seconds. See
- * spec/bench/queue.lua.
+ * connection, with no job to run. `twice` is the protocol of claim_jobs and complete_jobs instead:
+ * one UPDATE to running, another to completed, each its own transaction. Prints jobs, wall seconds
+ * and CPU seconds. See spec/bench/queue.lua and spec/bench/queue_leases.lua.
  *
- *   row_lock URL CONNECTIONS BATCH keep|delete */
+ *   row_lock URL CONNECTIONS BATCH keep|delete|twice */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -13,7 +14,7 @@
 #include <time.h>
 #include <libpq-fe.h>
 
-enum { TID_ROOM = 24 };
+enum { KEY_ROOM = 40 }; /* of a ctid or an id in an array */
 
 static const char CLAIM[] = "SELECT ctid, id, payload FROM workflow_jobs WHERE status = 'pending' "
                             "AND scheduled_at <= now() ORDER BY priority DESC, scheduled_at "
@@ -22,9 +23,18 @@ static const char KEEP[] = "UPDATE workflow_jobs SET status = 'completed', finis
                            "clock_timestamp() WHERE ctid = ANY ($1::tid[])";
 static const char DELETE[] = "DELETE FROM workflow_jobs WHERE ctid = ANY ($1::tid[])";
 
+static const char LEASE[] =
+    "WITH picked AS MATERIALIZED (SELECT ctid AS at FROM workflow_jobs WHERE status = 'pending' "
+    "AND scheduled_at <= now() ORDER BY priority DESC, scheduled_at LIMIT $1 FOR UPDATE SKIP "
+    "LOCKED) "
+    "UPDATE workflow_jobs SET status = 'running', locked_at = now(), lease_until = now() + '30 s', "
+    "token = token + 1 WHERE ctid = ANY (ARRAY (SELECT at FROM picked)) RETURNING id, payload";
+static const char END_LEASE[] =
+    "UPDATE workflow_jobs SET status = 'completed', lease_until = NULL, finished_at = "
+    "clock_timestamp() WHERE id = ANY ($1::uuid[]) AND status = 'running'";
+
 typedef struct client {
-  const char *url, *batch;
-  bool delete;
+  const char *url, *batch, *how;
   long jobs;
 } client;
 
@@ -60,21 +70,21 @@ static PGresult *read_result(PGconn *conn) {
   return result;
 }
 
-/* The array of the rows' ctids, as text. */
-static void write_tids(char *out, const PGresult *rows) {
+/* The array of the rows' first column, ctids or ids, as text. */
+static void write_keys(char *out, const PGresult *rows) {
   char *at = out;
   for (int i = 0; i < PQntuples(rows); i++)
     at += sprintf(at, "%s\"%s\"", i == 0 ? "{" : ",", PQgetvalue(rows, i, 0));
   strcpy(at, "}");
 }
 
-static void exchange(PGconn *conn, client *self, char *tids, PGresult **rows) {
+static void exchange(PGconn *conn, client *self, char *keys, PGresult **rows) {
   bool finish = *rows != NULL;
   if (finish) {
-    write_tids(tids, *rows);
+    write_keys(keys, *rows);
     self->jobs += PQntuples(*rows);
     PQclear(*rows);
-    send(conn, "finish", tids);
+    send(conn, "finish", keys);
   }
   send(conn, finish ? "chain" : "begin", NULL);
   send(conn, "claim", self->batch);
@@ -85,6 +95,41 @@ static void exchange(PGconn *conn, client *self, char *tids, PGresult **rows) {
   PQclear(PQgetResult(conn)); /* the Sync's own */
 }
 
+/* The next rows under row locks; the ones before are finished in the same round trip. */
+static void run_fused(PGconn *conn, client *self, char *keys) {
+  prepare(conn, "claim", CLAIM);
+  prepare(conn, "finish", self->how[0] == 'd' ? DELETE : KEEP);
+  prepare(conn, "begin", "BEGIN");
+  prepare(conn, "chain", "COMMIT AND CHAIN");
+  if (!PQenterPipelineMode(conn)) fail(conn);
+  PGresult *rows = NULL;
+  do
+    exchange(conn, self, keys, &rows);
+  while (PQntuples(rows) > 0);
+  PQclear(rows);
+}
+
+static PGresult *execute(PGconn *conn, const char *name, const char *parameter) {
+  PGresult *result = PQexecPrepared(conn, name, 1, &parameter, NULL, NULL, 0);
+  ExecStatusType status = PQresultStatus(result);
+  if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK) fail(conn);
+  return result;
+}
+
+static void run_twice(PGconn *conn, client *self, char *keys) {
+  prepare(conn, "claim", LEASE);
+  prepare(conn, "finish", END_LEASE);
+  int count;
+  do {
+    PGresult *rows = execute(conn, "claim", self->batch);
+    count = PQntuples(rows);
+    write_keys(keys, rows);
+    PQclear(rows);
+    if (count > 0) PQclear(execute(conn, "finish", keys));
+    self->jobs += count;
+  } while (count > 0);
+}
+
 static void *run(void *data) {
   client *self = data;
   PGconn *conn = PQconnectdb(self->url);
@@ -93,19 +138,10 @@ static void *run(void *data) {
   plain(conn, "SET enable_incremental_sort = off");
   plain(conn, "SET enable_bitmapscan = off");
   plain(conn, "SET enable_seqscan = off");
-  prepare(conn, "claim", CLAIM);
-  prepare(conn, "finish", self->delete ? DELETE : KEEP);
-  prepare(conn, "begin", "BEGIN");
-  prepare(conn, "chain", "COMMIT AND CHAIN");
-  if (!PQenterPipelineMode(conn)) fail(conn);
-  char *tids = malloc((size_t)atol(self->batch) * TID_ROOM + TID_ROOM);
-  if (tids == NULL) exit(1);
-  PGresult *rows = NULL;
-  do
-    exchange(conn, self, tids, &rows);
-  while (PQntuples(rows) > 0);
-  PQclear(rows);
-  free(tids);
+  char *keys = malloc((size_t)atol(self->batch) * KEY_ROOM + KEY_ROOM);
+  if (keys == NULL) exit(1);
+  (self->how[0] == 't' ? run_twice : run_fused)(conn, self, keys);
+  free(keys);
   PQfinish(conn);
   return NULL;
 }
@@ -128,7 +164,7 @@ int main(int argc, char **argv) {
   if (clients == NULL || threads == NULL) return 1;
   double began = now();
   for (int i = 0; i < count; i++) {
-    clients[i] = (client){.url = argv[1], .batch = argv[3], .delete = argv[4][0] == 'd'};
+    clients[i] = (client){.url = argv[1], .batch = argv[3], .how = argv[4]};
     if (pthread_create(&threads[i], NULL, run, &clients[i]) != 0) return 1;
   }
   long jobs = 0;
