@@ -69,7 +69,14 @@ SKEWED_CLOCK_O := $(BUILD)/obj/spec/support/skewed_clock.o
 $(SKEWED_CLOCK): $(SKEWED_CLOCK_O)
 	$(call say,ld,$@)$(CC) -shared -o $@ $^ -ldl
 
--include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d) $(PROXY_O:.o=.d) $(HTTP_PROXY_O:.o=.d) $(SKEWED_CLOCK_O:.o=.d)
+# A copy of the program in which an allocation can be told to fail.
+SCARCE := $(BUILD)/nebula_scarce
+SCARCE_O := $(BUILD)/obj/spec/support/scarce_memory.o
+SCARCE_WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=luaL_newstate
+$(SCARCE): $(HOST_O) $(BINDINGS_O) $(SCARCE_O)
+	$(call say,ld,$@)$(CC) $(LDFLAGS) -rdynamic $(SCARCE_WRAP) -o $@ $^ $(ALLOCATOR) $(shell pkg-config --libs $(LIBS) $(HOSTLIBS)) -lm -ldl
+
+-include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d) $(PROXY_O:.o=.d) $(HTTP_PROXY_O:.o=.d) $(SKEWED_CLOCK_O:.o=.d) $(SCARCE_O:.o=.d)
 
 # Every recipe that starts servers asks to be ended with the make that started it.
 WITH_MAKE := setpriv --pdeathsig TERM
@@ -105,7 +112,7 @@ build/postgres-%/.installed:
 	@touch $@
 
 .PHONY: test
-test: all $(PROXIES) $(SKEWED_CLOCK) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## the specs against real servers; SPEC=path runs some, PGVERSION=18 on that PostgreSQL
+test: all $(PROXIES) $(SKEWED_CLOCK) $(SCARCE) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## the specs against real servers; SPEC=path runs some, PGVERSION=18 on that PostgreSQL
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/run.lua $(SPEC)
 
 .PHONY: test-asan

@@ -41,6 +41,9 @@ static void run_deferred(void *data) {
     } else if (transfer->resume) {
       transfer->resume = false;
       http_transfer_resume(transfer);
+    } else if (transfer->unwatched && !transfer->finished) {
+      http_transfer_finish(transfer, CURLE_OUT_OF_MEMORY);
+      next = self->first; /* its callback may have freed any */
     }
   }
 }
@@ -66,8 +69,21 @@ static void on_timer(uv_timer_t *timer) {
   act(timer->data, CURL_SOCKET_TIMEOUT, 0);
 }
 
+static socket_watch *watch_new(http_client *self, curl_socket_t socket) {
+  socket_watch *watch = calloc(1, sizeof *watch);
+  if (watch == NULL) return NULL;
+  watch->client = self;
+  watch->socket = socket;
+  if (uv_poll_init_socket(&self->on->uv, &watch->poll, socket) != 0) {
+    free(watch);
+    return NULL;
+  }
+  watch->poll.data = watch;
+  curl_multi_assign(self->multi, socket, watch);
+  return watch;
+}
+
 static int watch_socket(CURL *easy, curl_socket_t socket, int what, void *data, void *known) {
-  (void)easy;
   http_client *self = data;
   socket_watch *watch = known;
   if (what == CURL_POLL_REMOVE) {
@@ -77,17 +93,13 @@ static int watch_socket(CURL *easy, curl_socket_t socket, int what, void *data, 
     uv_close((uv_handle_t *)&watch->poll, watch_closed);
     return 0;
   }
-  if (watch == NULL) {
-    watch = calloc(1, sizeof *watch);
-    if (watch == NULL) return -1;
-    watch->client = self;
-    watch->socket = socket;
-    if (uv_poll_init_socket(&self->on->uv, &watch->poll, socket) != 0) {
-      free(watch);
-      return -1;
-    }
-    watch->poll.data = watch;
-    curl_multi_assign(self->multi, socket, watch);
+  if (watch == NULL) watch = watch_new(self, socket);
+  if (watch == NULL) { /* an error told to libcurl would be looked at only with the next event */
+    http_transfer *transfer = NULL;
+    curl_easy_getinfo(easy, CURLINFO_PRIVATE, &transfer);
+    transfer->unwatched = true;
+    loop_defer(self->on, &self->deferred);
+    return 0;
   }
   int events = 0;
   if (what & CURL_POLL_IN) events |= UV_READABLE;

@@ -34,6 +34,7 @@ struct http_transfer {
   size_t received;              /* bytes of the answer's body taken so far */
   bool answered;                /* a status line has come */
   bool finished;                /* on_done ran, or is about to */
+  bool unwatched;               /* there was no memory for watching its socket: it fails */
   bool dropped;                 /* freed by its owner from inside of libcurl; removed right after */
   bool resume;                  /* a resume was asked for from inside of libcurl */
   bool aborted, too_large, no_memory, late;

@@ -216,7 +216,11 @@ void pg_pool_grow(pg_pool *self) {
          pg_pool_can_grow(self)) {
     pg_conn *conn = pg_conn_open(self->loop, self->config, &EVENTS, self, connect_seconds(self),
                                  self->options.statement_cache, self->first_host);
-    if (conn == NULL) return;
+    if (conn == NULL) { /* those who wait are not forgotten */
+      pg_pool_note_failure(self, "out of memory");
+      back_off(self);
+      return;
+    }
     self->refs++;
     conn->index = self->count;
     conn->serial = ++self->last_serial;

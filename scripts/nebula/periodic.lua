@@ -138,6 +138,7 @@ local LOCK = [[
 ---@return number? wait seconds until it is due next; nil where another process had it
 function periodic.fire(storage, entry)
   return storage.db:transaction(function(tx)
+    tx:exec "SET LOCAL idle_in_transaction_session_timeout = '5s'" -- a stopped process holds up no other
     tx:exec(SEEN, entry.name)
     local row = tx:one(LOCK, entry.name)
     if not row then return {}, nil end

@@ -1,7 +1,10 @@
--- The worker inside this process: claims, outcomes, contexts. Its life as a process is in process_spec.
+-- The worker inside this process: claims, outcomes, contexts. Its life as a process is in shutdown_spec.
+local child = require "spec.support.child"
 local directory = require "spec.support.directory"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
+local program = require "spec.support.nebula"
+local rescue = require "nebula.jobs.rescue"
 local storages = require "nebula.storage"
 local workers = require "nebula.worker"
 
@@ -243,6 +246,31 @@ describe("the worker", function()
     assert.equal(1, rescued[1].retry_count)
     workers.new(storage, { handler = function() end, drain = true }):run()
     assert.same({ completed = 3 }, statuses())
+  end)
+
+  it("rescues them also where a process was stopped in the middle of their rescue", function()
+    local id = storage:push_job({ payload = { handler = "count" } }).id
+    storage:claim_job("gone")
+    storage.db:exec("UPDATE workflow_jobs SET lease_until = now() - interval '1 s' WHERE id = $1", id)
+    local stopped = program.spawn {
+      args = { "-e", [[
+        local rescue, system = require "nebula.jobs.rescue", require "nebula.system"
+        local policy = { time = function() return 0 end, rescue = function()
+          print "locked"
+          io.stdout:flush()
+          system.kill(system.ids().pid, "STOP")
+          return 0
+        end }
+        rescue.all(require("nebula.storage").from_env(), policy, rescue.EXPIRED)
+      ]] }, env = { DATABASE_URL = url },
+    }
+    assert.equal("locked\n", stopped:read())
+    child.await("the rescue by another", 60, function()
+      rescue.all(storage, storage:policy(), rescue.EXPIRED)
+      return storage:get_job(id).status == "pending"
+    end)
+    stopped:kill(9)
+    stopped:wait()
   end)
 
   it("rescues them also where one of their payloads is beyond what can be read", function()

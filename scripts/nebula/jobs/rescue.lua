@@ -12,6 +12,9 @@ local rescue = {}
 
 local BATCH = 100
 
+-- A process that is stopped in the middle of a rescue keeps its rows from nobody for longer.
+local UNTIL_STOPPED = "SET LOCAL idle_in_transaction_session_timeout = '5s'"
+
 --- Those whose lease has run out.
 rescue.EXPIRED = {
   where = "status = 'running' AND lease_until < now()", why = "its worker vanished: the lease ran out",
@@ -68,6 +71,7 @@ end
 function rescue.batch(storage, policy, which, ...)
   local args = table.pack(...)
   return storage.db:transaction(function(tx)
+    tx:exec(UNTIL_STOPPED)
     local rows = lock(tx, which.where, args)
     if #rows == 0 then return 0, 0, {} end
     local at, outcomes, dead, since = {}, {}, 0, {}
