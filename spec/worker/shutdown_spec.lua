@@ -30,7 +30,8 @@ describe("nebula worker", function()
       ]],
       late = [[
         return function(ctx, job)
-          require("nebula").task.sleep(2)
+          local nebula = require "nebula"
+          while not nebula.fs.stat(job.payload.after) do nebula.task.sleep(0.02) end
           ctx.tx(function(tx) tx:exec("INSERT INTO effects (job) VALUES ($1)", job.id) end)
         end
       ]],
@@ -152,12 +153,15 @@ describe("nebula worker", function()
   it("is fenced when it was stopped past its lease, and the effect stands once", function()
     for _ = 1, ROUNDS do
       storage.db:exec "TRUNCATE workflow_jobs, effects"
+      local after = runtime .. "/after"
+      nebula.try(nebula.fs.remove, after)
       local victims = {}
       for i = 1, STOPPED do victims[i] = spawn { "--lease", "1s", "--concurrency", "1", "--connections", "1" } end
-      push("late", STOPPED)
+      push("late", STOPPED, { payload = { handler = "late", after = after } })
       await("the leases", function() return count "status = 'running'" == STOPPED end)
       for _, process in ipairs(victims) do process:kill(19) end
       await("the end of the leases", function() return count "status = 'running' AND lease_until >= now()" == 0 end)
+      nebula.fs.write(after, "")
       local other = spawn { "--lease", "1s", "--poll", "0.1" }
       await("the rescue", function() return count "status = 'completed'" == STOPPED end)
       for _, process in ipairs(victims) do
