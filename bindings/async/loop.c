@@ -116,6 +116,60 @@ void loop_run_deferred(loop *self) {
   }
 }
 
+/* ---- jobs ---- */
+
+enum { JOBS_TOGETHER = 8, JOB_THREADS_MOST = 8 };
+
+static void hand_over(loop *self);
+
+static void jobs_run(uv_work_t *work) {
+  for (loop_job *job = work->data; job != NULL; job = job->next)
+    job->run(job);
+}
+
+static void jobs_done(uv_work_t *work, int status) {
+  (void)status;
+  loop *self = work->loop->data;
+  loop_job *job = work->data;
+  self->jobs_threads--;
+  hand_over(self);
+  while (job != NULL) {
+    loop_job *next = job->next;
+    job->done(job);
+    job = next;
+  }
+}
+
+static void hand_over(loop *self) {
+  while (self->jobs_waiting > 0) {
+    bool many = self->jobs_waiting >= JOBS_TOGETHER && self->jobs_threads < JOB_THREADS_MOST;
+    if (self->jobs_threads > 0 && !many) return;
+    loop_job *first = self->jobs_first, *last = first;
+    int count = 1;
+    for (; count < JOBS_TOGETHER && last->next != NULL; count++)
+      last = last->next;
+    self->jobs_first = last->next;
+    if (last->next == NULL) self->jobs_last = NULL;
+    last->next = NULL;
+    self->jobs_waiting -= count;
+    self->jobs_threads++;
+    first->work.data = first;
+    uv_queue_work(&self->uv, &first->work, jobs_run, jobs_done);
+  }
+}
+
+void loop_job_start(loop *self, loop_job *job) {
+  job->next = NULL;
+  if (self->jobs_last != NULL) {
+    self->jobs_last->next = job;
+  } else {
+    self->jobs_first = job;
+  }
+  self->jobs_last = job;
+  self->jobs_waiting++;
+  hand_over(self);
+}
+
 bool loop_poll(loop *self, bool wait) {
   bool block = wait && self->deferred_first == NULL;
   self->polling = true;

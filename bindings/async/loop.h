@@ -1,11 +1,13 @@
 /* loop.h: the one event loop of a Lua state: libuv, plus what hangs off it.
  *
- * Plain C modules get a `loop *`, use `loop->uv` with libuv's own calls, and may use the two
- * services below, which exist because libuv's handles need a close callback each:
+ * Plain C modules get a `loop *`, use `loop->uv` with libuv's own calls, and may use the services
+ * below; the first two exist because libuv's handles need a close callback each:
  *
  *   timers    from a pool, so that starting and stopping one allocates nothing in the steady state
  *   deferred  calls made once at the end of the current turn, after ready tasks ran and before the
  *             loop polls again: the place to flush what many tasks have queued
+ *   jobs      short blocking work, of which a thread of libuv's pool gets several at a time: to
+ * wake one costs as much as to write a small file
  *
  * A turn is: run ready tasks, run deferred calls, poll and run libuv's callbacks. All of it happens
  * on the thread that owns the Lua state. */
@@ -29,10 +31,19 @@ typedef struct loop_deferred {
   bool queued;
 } loop_deferred;
 
+typedef struct loop_job {
+  void (*run)(struct loop_job *self);  /* on a thread of the pool */
+  void (*done)(struct loop_job *self); /* on the loop's; may free it */
+  struct loop_job *next;
+  uv_work_t work; /* of the first of those that go together */
+} loop_job;
+
 struct loop {
   uv_loop_t uv; /* uv.data points back here */
   loop_timer *idle_timers;
   loop_deferred *deferred_first, *deferred_last;
+  loop_job *jobs_first, *jobs_last; /* those that wait */
+  int jobs_waiting, jobs_threads;   /* their number; threads at work */
   uint64_t turn;
   bool polling;
 };
@@ -56,6 +67,10 @@ void loop_defer(loop *self, loop_deferred *call);
 
 /* Takes a queued call out again; its memory may be freed afterwards. */
 void loop_defer_cancel(loop *self, loop_deferred *call);
+
+/* Runs the job, and then done. While a thread is at work on others it waits for them, unless so
+ * many wait that one more thread is worth its while. */
+void loop_job_start(loop *self, loop_job *job);
 
 /* Keeps the poll that is under way, if there is one, from blocking: there is work for this thread.
  * libuv runs due timers before it computes how long to block, so a callback may find such work. */

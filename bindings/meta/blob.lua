@@ -100,7 +100,7 @@ function store:delete_many(keys) end
 function store:copy(from, to, options) end
 
 ---@class nebula.blob.download_options: nebula.blob.conditions
----@field file string where the bytes go; it appears whole and verified, or not at all
+---@field file string where the bytes go; it appears whole and verified, or not at all. Not synced, as nebula.s3's
 
 ---@param key string
 ---@param options nebula.blob.download_options

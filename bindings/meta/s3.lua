@@ -251,7 +251,8 @@ function writer:finish() end
 function writer:close() end
 
 ---@class nebula.s3.download_options
----@field file string path to write; replaced at once when every byte is on the disk
+---@field file string path to write; replaced at once when every byte is there. Not synced: where the copy must
+--- outlive a power failure, open it and call its `sync`
 ---@field part_size? integer bytes a request (4 MiB)
 ---@field concurrency? integer requests at once (4)
 ---@field progress? fun(bytes: integer) bytes written

@@ -324,6 +324,7 @@ static bool sign_attempt(s3_call *self, const s3_identity *identity, sign_result
       .service = "s3",
       .access_key_id = identity->access_key_id,
       .secret_access_key = identity->secret_access_key,
+      .key = &self->client->key,
       .session_token = identity->session_token,
       .time = self->sent_at,
       .encode_once = true,
@@ -422,6 +423,10 @@ static void begin_attempt(s3_call *self) {
   if (!have_digests(self)) return;
   sign_result signature = {0};
   self->generation = s3_credentials_generation(self->client->credentials);
+  if (self->generation != self->client->key_generation) {
+    self->client->key = (sign_key){0};
+    self->client->key_generation = self->generation;
+  }
   self->retries.attempts++;
   if (sign_attempt(self, identity, &signature)) {
     send_attempt(self, &signature);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "crypto/crypto_crc32c.h"
+#include "crypto/crypto_text.h"
 #include "s3/hash.h"
 
 const char S3_CRC32C_HEADER[] = "x-amz-checksum-crc32c";
@@ -16,11 +17,8 @@ static bool find_md5(const http_headers *headers, unsigned char md5[16]) {
       http_headers_get(headers, own_key) != NULL)
     return false;
   if (*etag == '"') etag++;
-  size_t digits = strspn(etag, "0123456789abcdef");
-  if (digits != 32 || strcmp(etag + digits, "\"") != 0) return false;
-  for (int i = 0; i < 16; i++)
-    sscanf(etag + 2 * i, "%2hhx", &md5[i]);
-  return true;
+  size_t bad;
+  return strlen(etag) == 33 && etag[32] == '"' && crypto_unhex(etag, 32, md5, &bad);
 }
 
 void s3_check_end(s3_check *self) {

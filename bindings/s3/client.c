@@ -2,6 +2,7 @@
 #include "s3/client.h"
 
 #include <ctype.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,6 +70,7 @@ s3_client *s3_client_hold(s3_client *self) {
 void s3_client_release(s3_client *self) {
   if (self == NULL || --self->references > 0) return;
   s3_credentials_free(self->credentials);
+  OPENSSL_cleanse(&self->key, sizeof self->key);
   free((char *)self->config.region);
   free((char *)self->config.bucket);
   free((char *)self->config.endpoint);

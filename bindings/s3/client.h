@@ -10,6 +10,7 @@
 #include "http/client.h"
 #include "s3/credentials.h"
 #include "s3/retry.h"
+#include "s3/sign.h"
 
 /* Strings may be NULL where a default is named; all are copied. */
 typedef struct s3_config {
@@ -35,6 +36,8 @@ typedef struct s3_client {
   s3_config config; /* its strings belong to the client */
   s3_credentials *credentials;
   retry_quota quota;
+  sign_key key; /* of the identity of key_generation */
+  unsigned key_generation;
   int64_t skew;     /* seconds that the server's clock is ahead of ours */
   bool bucket_seen; /* some answer has shown that the bucket exists */
   int references;

@@ -14,6 +14,8 @@
 #include "s3/check.h"
 #include "s3/part.h"
 
+enum { SMALL_BYTES = 256 * 1024 };
+
 typedef struct range {
   s3_download *download;
   s3_call *call;
@@ -22,10 +24,11 @@ typedef struct range {
   bytes body;    /* has come, and waits to be written */
 } range;
 
-typedef enum job_kind { JOB_OPEN, JOB_WRITE, JOB_RENAME } job_kind;
+/* A small object is one job; a large one is opened, written range by range, and named. */
+typedef enum job_kind { JOB_WHOLE, JOB_OPEN, JOB_WRITE, JOB_NAME } job_kind;
 
 typedef struct job {
-  uv_work_t work;
+  loop_job base;
   s3_download *download; /* NULL once that is gone */
   struct job *next;      /* in the download's list */
   job_kind kind;
@@ -34,8 +37,8 @@ typedef struct job {
   bytes data;
   uint64_t offset;
   char *temporary, *path;
-  int descriptor;  /* of JOB_OPEN */
-  bool nameless;   /* the temporary file; JOB_OPEN finds out */
+  int descriptor;  /* of JOB_WHOLE and JOB_OPEN */
+  bool nameless;   /* the temporary file; found out as it is opened */
   uint32_t crc32c; /* of JOB_WRITE */
   bool summing;    /* the server has told a checksum to compare with */
   int error;
@@ -62,14 +65,18 @@ static void write_next(s3_download *self);
 
 /* ---- jobs ---- */
 
+static int write_all(int descriptor, const bytes *data, uint64_t offset) {
+  for (size_t at = 0; at < data->length;) {
+    ssize_t count = pwrite(descriptor, data->data + at, data->length - at, (off_t)(offset + at));
+    if (count > 0) at += (size_t)count;
+    if (count < 0 && errno != EINTR) return errno;
+  }
+  return 0;
+}
+
 static void run_write(job *self) {
   if (self->summing) self->crc32c = crypto_crc32c(0, self->data.data, self->data.length);
-  for (size_t at = 0; at < self->data.length && self->error == 0;) {
-    ssize_t count = pwrite(self->file->descriptor, self->data.data + at, self->data.length - at,
-                           (off_t)(self->offset + at));
-    if (count > 0) at += (size_t)count;
-    if (count < 0 && errno != EINTR) self->error = errno;
-  }
+  self->error = write_all(self->file->descriptor, &self->data, self->offset);
 }
 
 /* Where the file system can do that, the file has no name until it is whole: nothing is left of it,
@@ -84,34 +91,44 @@ static void run_open(job *self) {
   if (self->descriptor < 0) self->error = errno;
 }
 
+/* What a network file system could not store, it says when a descriptor is closed. */
+static bool flush(int descriptor) {
+  int other = dup(descriptor);
+  return other >= 0 && close(other) == 0;
+}
+
 /* Only by this path can a file without a name get one. A link cannot take another's place: a rename
  * follows. */
-static bool give_name(const job *self) {
+static bool give_name(const job *self, int descriptor) {
   char path[64];
-  if (!self->nameless) return true;
-  snprintf(path, sizeof path, "/proc/self/fd/%d", self->file->descriptor);
-  return linkat(AT_FDCWD, path, AT_FDCWD, self->temporary, AT_SYMLINK_FOLLOW) == 0;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
+  if (self->nameless && linkat(AT_FDCWD, path, AT_FDCWD, self->temporary, AT_SYMLINK_FOLLOW) != 0)
+    return false;
+  return rename(self->temporary, self->path) == 0;
 }
 
-/* The bytes are on the disk before the name is, and the name before anyone is told. */
-static void run_rename(job *self) {
-  if (fsync(self->file->descriptor) != 0 || !give_name(self) ||
-      rename(self->temporary, self->path) != 0) {
+static void run_name(job *self) {
+  int descriptor = self->file->descriptor;
+  if (!flush(descriptor) || !give_name(self, descriptor)) self->error = errno;
+}
+
+static void run_whole(job *self) {
+  run_open(self);
+  if (self->error != 0) return;
+  self->error = write_all(self->descriptor, &self->data, 0);
+  if (self->error == 0 && (!flush(self->descriptor) || !give_name(self, self->descriptor)))
     self->error = errno;
-    return;
-  }
-  int directory = open(dirname(self->path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory < 0) return;
-  fsync(directory);
-  close(directory);
+  close(self->descriptor);
+  if (self->error != 0) unlink(self->temporary);
 }
 
-static void job_run(uv_work_t *work) {
-  job *self = work->data;
+static void job_run(loop_job *base) {
+  job *self = (job *)base;
   switch (self->kind) {
+  case JOB_WHOLE: run_whole(self); break;
   case JOB_OPEN: run_open(self); break;
   case JOB_WRITE: run_write(self); break;
-  case JOB_RENAME: run_rename(self); break;
+  case JOB_NAME: run_name(self); break;
   }
 }
 
@@ -170,8 +187,8 @@ static void leave_list(job *self) {
   *at = self->next;
 }
 
-static void job_done(uv_work_t *work, int status) {
-  job *self = work->data;
+static void job_done(loop_job *base) {
+  job *self = (job *)base;
   s3_download *download = self->download;
   if (download == NULL) {
     if (self->kind == JOB_OPEN && self->error == 0) {
@@ -182,7 +199,7 @@ static void job_done(uv_work_t *work, int status) {
     return;
   }
   leave_list(self);
-  int error = status != 0 ? -status : self->error;
+  int error = self->error;
   job_kind kind = self->kind;
   range *at = self->at;
   size_t length = self->data.length;
@@ -192,19 +209,22 @@ static void job_done(uv_work_t *work, int status) {
   job_free(self);
   if (error != 0) {
     fail_file(download, error);
-  } else if (kind == JOB_RENAME) {
+  } else if (kind == JOB_WHOLE) {
+    download->written = length;
+    finish(download);
+  } else if (kind == JOB_NAME) {
     part_file_release(download->file);
     download->file = NULL;
     finish(download);
   } else if (kind == JOB_OPEN) {
     download->nameless = nameless;
     download->file = part_file_new(descriptor);
-    if (download->file == NULL) close(descriptor), unlink(download->temporary);
-    if (download->file == NULL) {
-      fail_memory(download);
+    if (download->file != NULL) {
+      go_on(download);
     } else {
-      write_next(download);
-      if (!download->ended) go_on(download);
+      close(descriptor);
+      unlink(download->temporary);
+      fail_memory(download);
     }
   } else {
     download->written += length;
@@ -217,13 +237,22 @@ static void job_done(uv_work_t *work, int status) {
   }
 }
 
+static void large_job_run(uv_work_t *work) {
+  job_run(work->data);
+}
+
+static void large_job_done(uv_work_t *work, int status) {
+  (void)status;
+  job_done(work->data);
+}
+
 static void job_start(s3_download *self, job_kind kind, range *at, bytes *data) {
   job *new = calloc(1, sizeof *new);
   if (new == NULL) {
     fail_memory(self);
     return;
   }
-  new->work.data = new;
+  new->base = (loop_job){.run = job_run, .done = job_done};
   new->kind = kind;
   new->at = at;
   new->descriptor = -1;
@@ -234,11 +263,17 @@ static void job_start(s3_download *self, job_kind kind, range *at, bytes *data) 
   if (at != NULL) new->offset = at->offset;
   new->temporary = strdup(self->temporary);
   new->path = strdup(self->path);
-  if (new->temporary == NULL || new->path == NULL ||
-      uv_queue_work(&self->client->on->uv, &new->work, job_run, job_done) != 0) {
+  if (new->temporary == NULL || new->path == NULL) {
     job_free(new);
     fail_memory(self);
     return;
+  }
+  loop *on = self->client->on;
+  if (kind == JOB_WHOLE && new->data.length <= SMALL_BYTES) {
+    loop_job_start(on, &new->base);
+  } else {
+    new->base.work.data = new;
+    uv_queue_work(&on->uv, &new->base.work, large_job_run, large_job_done);
   }
   new->download = self;
   new->next = self->jobs;
@@ -322,7 +357,7 @@ static bool is_damaged(const s3_download *self) {
 }
 
 static void go_on(s3_download *self) {
-  bool busy = self->writing; /* also nothing at all, of an empty object */
+  bool busy = false;
   for (int i = 0; i < self->options.concurrency; i++) {
     range *at = &self->ranges[i];
     if (at->length == 0 && self->given < self->size && !ask_for(self, at)) {
@@ -337,7 +372,7 @@ static void go_on(s3_download *self) {
     s3_failure_set_damage(&failure, "download", self->key, "checksum");
     fail(self, &failure);
   } else {
-    job_start(self, JOB_RENAME, NULL, NULL);
+    job_start(self, JOB_NAME, NULL, NULL);
   }
 }
 
@@ -355,21 +390,20 @@ static void on_first(s3_call *call, void *data) {
   const s3_failure failure = *s3_call_failure(call);
   bool refused = failure.kind != S3_WELL && !self->large;
   bool well = http_headers_add_all(&self->answer, s3_call_headers(call));
-  if (!refused && !self->large) {
-    range *whole = &self->ranges[0];
-    whole->body = *s3_call_body(call);
-    *s3_call_body(call) = (bytes){0};
-    self->size = self->given = whole->length = whole->body.length;
-  }
+  bytes body = *s3_call_body(call);
+  *s3_call_body(call) = (bytes){0};
   s3_call_free(call);
   self->first = NULL;
   if (refused) {
     fail(self, &failure);
   } else if (!well) {
     fail_memory(self);
-  } else {
+  } else if (self->large) {
     job_start(self, JOB_OPEN, NULL, NULL);
+  } else {
+    job_start(self, JOB_WHOLE, NULL, &body);
   }
+  bytes_free(&body);
 }
 
 /* ---- from outside ---- */

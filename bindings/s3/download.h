@@ -1,6 +1,6 @@
 /* download.h: an object into a file: one request where it fits into a part, else ranges in
  * parallel, all of one version, into a temporary file beside the wanted one, which takes its place
- * when every byte is there and on the disk. */
+ * when every byte is there. It is not synced: an object can be fetched again. */
 #ifndef NEBULA_S3_DOWNLOAD_H
 #define NEBULA_S3_DOWNLOAD_H
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "crypto/crypto_crc32c.h"
+#include "crypto/crypto_text.h"
 #include "s3/upload_internal.h"
 #include "s3/xml.h"
 
@@ -154,8 +155,8 @@ static bool expected_etag(const s3_upload *self, char out[ETAG_BYTES]) {
     unsigned char digest[16];
     const char *etag = self->done[i].etag;
     if (*etag == '"') etag++;
-    for (int j = 0; well && j < 16; j++)
-      well = sscanf(etag + 2 * j, "%2hhx", &digest[j]) == 1;
+    size_t bad;
+    well = strlen(etag) >= 32 && crypto_unhex(etag, 32, digest, &bad);
     well = well && EVP_DigestUpdate(context, digest, sizeof digest) == 1;
   }
   unsigned char digest[EVP_MAX_MD_SIZE];

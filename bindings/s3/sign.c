@@ -289,6 +289,26 @@ static void hmac(const void *key, size_t key_length, const char *text, unsigned 
   HMAC(EVP_sha256(), key, (int)key_length, (const unsigned char *)text, strlen(text), out, NULL);
 }
 
+static bool derive_key(const work *self, unsigned char key[32]) {
+  const sign_request *request = self->request;
+  char date[9];
+  memcpy(date, self->time, 8);
+  date[8] = '\0';
+  bytes secret = {0};
+  bytes_append_text(&secret, "AWS4");
+  bytes_append_text(&secret, request->secret_access_key);
+  bool well = !secret.failed;
+  if (well) {
+    hmac(secret.data, secret.length, date, key);
+    hmac(key, 32, request->region, key);
+    hmac(key, 32, request->service, key);
+    hmac(key, 32, "aws4_request", key);
+  }
+  if (secret.data != NULL) OPENSSL_cleanse(secret.data, secret.length);
+  bytes_free(&secret);
+  return well;
+}
+
 static bool compute_signature(work *self) {
   const sign_request *request = self->request;
   bytes *text = &self->result->string_to_sign;
@@ -297,25 +317,17 @@ static bool compute_signature(work *self) {
   sign_sha256_hex(canonical->data, canonical->length, digest);
   bytes_format(text, "AWS4-HMAC-SHA256\n%s\n%s\n%s", self->time, self->scope, digest);
 
-  char date[9];
-  memcpy(date, self->time, 8);
-  date[8] = '\0';
-  unsigned char key[32];
-  bytes secret = {0};
-  bytes_append_text(&secret, "AWS4");
-  bytes_append_text(&secret, request->secret_access_key);
-  bool well = !secret.failed && !text->failed;
-  if (well) {
-    hmac(secret.data, secret.length, date, key);
-    hmac(key, sizeof key, request->region, key);
-    hmac(key, sizeof key, request->service, key);
-    hmac(key, sizeof key, "aws4_request", key);
-    hmac(key, sizeof key, text->data, key);
-    sign_hex(key, sizeof key, self->result->signature);
+  sign_key fresh = {0}, *kept = request->key != NULL ? request->key : &fresh;
+  if (strcmp(kept->scope, self->scope) != 0) {
+    if (!derive_key(self, kept->key)) return false;
+    memcpy(kept->scope, self->scope, sizeof kept->scope);
   }
-  if (secret.data != NULL) OPENSSL_cleanse(secret.data, secret.length);
-  bytes_free(&secret);
-  return well;
+  if (text->failed) return false;
+  unsigned char signature[32];
+  hmac(kept->key, sizeof kept->key, text->data, signature);
+  sign_hex(signature, sizeof signature, self->result->signature);
+  OPENSSL_cleanse(&fresh, sizeof fresh);
+  return true;
 }
 
 static bool write_authorization(work *self) {

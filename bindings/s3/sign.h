@@ -16,6 +16,13 @@
 
 enum { SIGN_HEX_LENGTH = 64, SIGN_TIME_LENGTH = 16 };
 
+/* The key of one secret, day, region and service, kept by who signs many requests with one secret.
+ * Zeroed, it is none. */
+typedef struct sign_key {
+  char scope[256];
+  unsigned char key[32];
+} sign_key;
+
 typedef struct sign_request {
   const char *method;
   const char *url;             /* query and path as they will be sent */
@@ -25,6 +32,7 @@ typedef struct sign_request {
   const char *payload_hash; /* instead of the body's SHA-256: hex, or SIGN_UNSIGNED_PAYLOAD */
   const char *region, *service;
   const char *access_key_id, *secret_access_key;
+  sign_key *key;             /* of secret_access_key alone; or NULL */
   const char *session_token; /* or NULL */
   int64_t time;              /* seconds since 1970 */
   bool in_query;             /* the signature goes into the URL */
