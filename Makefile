@@ -135,7 +135,7 @@ format: $(BUILD)/.test-packages ## lay out the C files
 	@clang-format -i $(C_FILES)
 
 # Peers of the benchmarks alone: these packages, and npm's, for which node and npm are wanted.
-BENCH_PACKAGES := lua-dbi-postgresql time s3cmd
+BENCH_PACKAGES := lua-dbi-postgresql time s3cmd nginx
 BENCH ?= spec/bench
 BENCH_PROGRAMS := $(patsubst spec/bench/%.c,$(BUILD)/bench/%,$(wildcard spec/bench/*.c))
 .PHONY: bench

@@ -2,10 +2,12 @@
 #ifndef NEBULA_BLOB_INTERNAL_H
 #define NEBULA_BLOB_INTERNAL_H
 
+#include "base/bytes.h"
 #include "blob/blob_object.h"
 
 enum { BLOB_FOOTER = 56 };
 
+#define BLOB_KEY_SUFFIX ".key"
 #define BLOB_MAGIC "NBLOB1\r\n"
 
 void blob_footer_write(unsigned char footer[BLOB_FOOTER], const blob_info *info, const char *pairs,

@@ -47,6 +47,17 @@ void blob_info_free(blob_info *self) {
   self->pairs = NULL;
 }
 
+void blob_pairs_append(bytes *out, const blob_info *info, bool tags) {
+  const char *at = info->pairs, *end = info->pairs + info->pairs_length;
+  while (at < end) {
+    const char *value = at + strlen(at) + 1;
+    if (value >= end) return;
+    const char *next = value + strlen(value) + 1;
+    if ((*at == '=') == tags) bytes_append(out, at, (size_t)(next - at));
+    at = next;
+  }
+}
+
 static int read_at(int fd, void *data, size_t length, uint64_t offset) {
   char *at = data;
   while (length > 0) {
@@ -113,6 +124,7 @@ static bool etag_is(const char *wanted, const blob_info *info) {
 
 bool blob_conditions_hold(const blob_conditions *self, const blob_info *info) {
   if (self->if_match != NULL && (info == NULL || !etag_is(self->if_match, info))) return false;
+  if (self->modified != 0 && (info == NULL || info->modified != self->modified)) return false;
   return self->if_none_match == NULL || info == NULL || !etag_is(self->if_none_match, info);
 }
 

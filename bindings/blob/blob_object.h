@@ -8,7 +8,9 @@
  *   4   CRC-32C of the metadata and of the footer's other fields
  *   32  SHA-256 of the object's bytes; in hexadecimal, it is the ETag
  *
- * The metadata are pairs of texts, each terminated by a NUL: name, value, name, value. A new object
+ * The metadata are pairs of texts, each terminated by a NUL: name, value, name, value; a user's
+ * have a
+ * '+' before their name, tags a '='. A new object
  * is written into %tmp, synced, and renamed to its place, so that a reader sees the old or the new
  * one; who replaces or removes holds the lock of its key (a flock on one of 64 files in %lock), so
  * that conditions hold between processes.
@@ -22,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <openssl/evp.h>
+#include "base/bytes.h"
 
 enum { BLOB_DIGEST = 32 };
 
@@ -33,6 +36,7 @@ enum {
   BLOB_LARGE = -4,     /* more bytes than allowed */
   BLOB_OUTSIDE = -5,   /* a range that lies behind the end */
   BLOB_NO_STREAM = -6, /* not compressed as was said, or cut short */
+  BLOB_ABORTED = -7,   /* somebody has removed what a writer had written */
 };
 
 /* Held by all that may still be at work when its handle is gone; counted on the loop's thread. */
@@ -50,12 +54,17 @@ typedef struct blob_info {
   size_t pairs_length;
 } blob_info;
 
-/* if_match and if_none_match: an ETag, "*" for any object, or NULL. */
+/* if_match and if_none_match: an ETag, "*" for any object, or NULL. modified: the time of the
+ * object that is there, or 0. */
 typedef struct blob_conditions {
   const char *if_match, *if_none_match;
+  int64_t modified;
 } blob_conditions;
 
 void blob_info_free(blob_info *self);
+
+/* Appends an object's pairs: its tags, or all others. */
+void blob_pairs_append(bytes *out, const blob_info *info, bool tags);
 
 /* Makes the store's directories, and removes what writers left in %tmp more than a day ago. */
 int blob_store_prepare(const blob_store *self);
@@ -68,10 +77,14 @@ typedef struct blob_writer {
   char *temporary;
   EVP_MD_CTX *digest;
   uint64_t size;
+  bool listed;
 } blob_writer;
 
 /* Zeroed memory with fd -1 is a closed writer; whatever happens, end with commit or abort. */
 int blob_writer_open(blob_writer *self, const blob_store *store);
+
+/* Lets blob_uploads know an open writer, which may stay open for long, and its key. */
+int blob_writer_list(blob_writer *self, const char *key, size_t length);
 int blob_writer_write(blob_writer *self, const void *data, size_t length);
 
 /* Writes all of a file. */
@@ -125,6 +138,34 @@ int blob_head(const blob_store *store, const char *key, size_t length, blob_info
 
 /* The same for an open file: what the listing uses. */
 int blob_info_read(int fd, blob_info *out);
+
+/* Replaces an object's tags by these pairs, and nothing else of it. BLOB_ABSENT. */
+int blob_tag(const blob_store *store, const char *key, size_t length, const char *tags,
+             size_t tags_length);
+
+/* ---- unfinished writers ---- */
+
+enum { BLOB_ID_MOST = 48 };
+
+typedef struct blob_upload {
+  char *key; /* owned; they hold no NUL */
+  char id[BLOB_ID_MOST];
+  int64_t began; /* microseconds since 1970 */
+} blob_upload;
+
+/* The writers that are listed, by key; whoever has begun them, also processes that were killed. The
+ * caller frees each key and the list. */
+int blob_uploads(const blob_store *store, blob_upload **list, size_t *count);
+
+/* Removes what a writer has written; if it still writes, it fails as BLOB_ABORTED. */
+int blob_upload_abort(const blob_store *store, const char *id);
+
+/* ---- the store itself ---- */
+
+bool blob_store_exists(const blob_store *self);
+
+/* Removes the store's directories. ENOTEMPTY where an object or a writer's file is in it. */
+int blob_store_remove(const blob_store *self);
 
 /* Removes an object; BLOB_ABSENT where there is none. Not synced: after a power failure it may be
  * back, which harms nobody who looks for what nothing refers to. */

@@ -26,10 +26,35 @@ static void remove_stale(const char *directory) {
   for (struct dirent *entry; (entry = readdir(entries)) != NULL;) {
     struct stat info;
     if (fstatat(dirfd(entries), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0 &&
-        S_ISREG(info.st_mode) && now - info.st_mtime > STALE_SECONDS)
+        !S_ISDIR(info.st_mode) && now - info.st_mtime > STALE_SECONDS)
       (void)unlinkat(dirfd(entries), entry->d_name, 0);
   }
   (void)closedir(entries);
+}
+
+bool blob_store_exists(const blob_store *self) {
+  struct stat info;
+  return stat(self->root, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+int blob_store_remove(const blob_store *self) {
+  bytes path = {0};
+  bytes_format(&path, "%s/%%tmp", self->root);
+  int error = path.failed ? ENOMEM : rmdir(path.data) != 0 ? errno : 0;
+  if (error == ENOENT) error = 0;
+  for (unsigned i = 0; error == 0 && i < LOCKS; i++) {
+    bytes_clear(&path);
+    bytes_format(&path, "%s/%%lock/%02x", self->root, i);
+    (void)unlink(path.data);
+  }
+  bytes_clear(&path);
+  bytes_format(&path, "%s/%%lock", self->root);
+  if (error == 0) (void)rmdir(path.data);
+  bytes_free(&path);
+  if (error != 0 || rmdir(self->root) == 0) return error;
+  error = errno;
+  int made = blob_store_prepare(self); // it is not empty, and stays a store
+  return made != 0 ? made : error;
 }
 
 int blob_store_prepare(const blob_store *self) {
@@ -65,7 +90,9 @@ static int lock_key(const blob_store *store, const char *key, size_t length, int
 
 static int check_conditions(const blob_store *store, const char *key, size_t length,
                             const blob_conditions *conditions) {
-  if (conditions->if_match == NULL && conditions->if_none_match == NULL) return 0;
+  if (conditions->if_match == NULL && conditions->if_none_match == NULL &&
+      conditions->modified == 0)
+    return 0;
   blob_info info;
   int error = blob_head(store, key, length, &info);
   if (error != 0 && error != BLOB_ABSENT && error != BLOB_DAMAGED) return error;
@@ -102,6 +129,23 @@ int blob_writer_open(blob_writer *self, const blob_store *store) {
   return error;
 }
 
+/* A link beside the file, which leads nowhere: its text is the key. */
+static char *list_path(const blob_writer *self) {
+  bytes path = {0};
+  bytes_format(&path, "%s" BLOB_KEY_SUFFIX, self->temporary);
+  return bytes_detach(&path);
+}
+
+int blob_writer_list(blob_writer *self, const char *key, size_t length) {
+  char *path = list_path(self), *text = strndup(key, length);
+  int error = path == NULL || text == NULL ? ENOMEM : 0;
+  if (error == 0 && symlink(text, path) != 0) error = errno;
+  self->listed = error == 0;
+  free(path);
+  free(text);
+  return error;
+}
+
 int blob_writer_write(blob_writer *self, const void *data, size_t length) {
   if (EVP_DigestUpdate(self->digest, data, length) != 1) return EIO;
   self->size += length;
@@ -124,6 +168,10 @@ int blob_writer_copy(blob_writer *self, const char *path, const atomic_bool *can
 }
 
 static void writer_clear(blob_writer *self) {
+  char *path = self->listed ? list_path(self) : NULL;
+  if (path != NULL) (void)unlink(path);
+  free(path);
+  self->listed = false;
   if (self->fd >= 0) (void)close(self->fd);
   self->fd = -1;
   free(self->temporary);
@@ -158,6 +206,7 @@ static int make_parents(const blob_store *store, char *path) {
 static int move_into_place(const blob_writer *self, char *path) {
   if (rename(self->temporary, path) == 0) return 0;
   for (int i = 0; errno == ENOENT && i < RETRIES; i++) {
+    if (access(self->temporary, F_OK) != 0) return errno == ENOENT ? BLOB_ABORTED : errno;
     int error = make_parents(self->store, path);
     if (error != 0 && error != ENOENT) return error;
     if (rename(self->temporary, path) == 0) return 0;

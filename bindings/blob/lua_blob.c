@@ -199,6 +199,32 @@ static void add_pair(lua_State *L, const char *call, blob_wish *out, const char 
   out->has_pairs = true;
 }
 
+bool blob_push_progress(lua_State *L, int index, const char *call) {
+  if (!lua_istable(L, index)) {
+    lua_pushnil(L);
+    return false;
+  }
+  int type = lua_getfield(L, index, "progress");
+  if (type != LUA_TNIL && type != LUA_TFUNCTION)
+    err_raisef(L, ERR_VALIDATION, "blob", "%s: progress must be a function(bytes)", call);
+  return type == LUA_TFUNCTION;
+}
+
+static int told(lua_State *L, int status, lua_KContext context) {
+  (void)L, (void)status, (void)context;
+  return 1;
+}
+
+int blob_return_told(lua_State *L, int index, const char *call, uint64_t size) {
+  if (!blob_push_progress(L, index, call)) {
+    lua_pop(L, 1);
+    return 1;
+  }
+  lua_pushinteger(L, (lua_Integer)size);
+  lua_callk(L, 1, 0, 0, told);
+  return 1;
+}
+
 static const char *const PLAIN_PAIRS[] = {"cache_control",    "content_disposition",
                                           "content_encoding", "content_language",
                                           "content_type",     NULL};
@@ -214,6 +240,7 @@ static void read_metadata(lua_State *L, int index, const char *call, blob_wish *
     lua_pop(L, 1);
     return;
   }
+  out->has_pairs = true;
   for (lua_pushnil(L); lua_next(L, -2) != 0; lua_pop(L, 1)) {
     // stack: metadata, name, value
     if (lua_type(L, -2) != LUA_TSTRING || !lua_isstring(L, -1)) {
@@ -250,12 +277,15 @@ void blob_read_pairs(lua_State *L, int index, const char *call, blob_wish *out) 
       add_pair(L, call, out, PLAIN_PAIRS[i], value, length);
   }
   read_metadata(L, index, call, out);
+  if (lua_getfield(L, index, "tags") != LUA_TNIL) blob_read_tags(L, lua_gettop(L), call, out);
+  lua_pop(L, 1);
 }
 
 void blob_wish_free(blob_wish *self) {
   free(self->if_match);
   free(self->if_none_match);
   bytes_free(&self->pairs);
+  bytes_free(&self->tags);
 }
 
 /* ---- jobs ---- */
@@ -336,6 +366,12 @@ _Noreturn void blob_raise(lua_State *L, const char *call, const blob_key *key, c
     info.code = "InvalidRange";
     info.message = lua_pushfstring(L, "%s: the range lies outside of \"%s\"", call, name);
     break;
+  case BLOB_ABORTED:
+    info.kind = ERR_NOT_FOUND;
+    info.code = "NoSuchUpload";
+    info.message = lua_pushfstring(
+        L, "%s: \"%s\" is not stored: its upload was aborted while it was written", call, name);
+    break;
   case BLOB_NO_STREAM:
     info.kind = ERR_SERIALIZATION;
     info.message = lua_pushfstring(
@@ -407,7 +443,11 @@ void blob_push_info(lua_State *L, const char *key, size_t length, const blob_inf
     const char *value = at + strlen(at) + 1;
     if (value >= end) break;
     lua_pushstring(L, value);
-    lua_setfield(L, *at == '+' ? -2 : -3, *at == '+' ? at + 1 : at);
+    if (*at == '=') {
+      lua_pop(L, 1); // a tag: store:tag tells it
+    } else {
+      lua_setfield(L, *at == '+' ? -2 : -3, *at == '+' ? at + 1 : at);
+    }
     at = value + strlen(value) + 1;
   }
   lua_setfield(L, -2, "metadata");
@@ -448,6 +488,8 @@ int lua_open_blob(lua_State *L) {
   blob_add_read_methods(L);
   blob_add_object_methods(L);
   blob_add_list_methods(L);
+  blob_add_tag_methods(L);
+  blob_add_store_methods(L);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   luaL_newlib(L, FUNCTIONS);

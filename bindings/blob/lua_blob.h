@@ -20,8 +20,8 @@ typedef struct blob_key {
 /* What the options of a call say about the object; all of it owned. */
 typedef struct blob_wish {
   char *if_match, *if_none_match;
-  bytes pairs;    /* the metadata as a file has them */
-  bool has_pairs; /* some were given */
+  bytes pairs, tags; /* the metadata as a file has them */
+  bool has_pairs;    /* some were given, none maybe */
 } blob_wish;
 
 /* A job of one whole operation. `run` of its class does it and sets error. */
@@ -29,6 +29,7 @@ typedef struct blob_job {
   lua_work base;
   blob_store *store; /* held */
   blob_key key, other;
+  char id[BLOB_ID_MOST];
   blob_wish wish;
   const char *data; /* Lua's memory, anchored */
   size_t length;
@@ -57,6 +58,16 @@ void blob_store_release(blob_store *self); /* safe with NULL */
 /* Copies the key at index, checked. Raises `validation`. */
 void blob_check_key(lua_State *L, int index, const char *call, blob_key *out);
 
+/* Reads the table of tags at index. Raises. */
+void blob_read_tags(lua_State *L, int index, const char *call, blob_wish *out);
+
+/* Pushes the function progress of the options at index, or nil. Raises. */
+bool blob_push_progress(lua_State *L, int index, const char *call);
+
+/* With what a call returns on top of the stack: calls the option progress, if there is one, with
+ * the size, and returns that. */
+int blob_return_told(lua_State *L, int index, const char *call, uint64_t size);
+
 /* Reads the conditions and the metadata among the options at index, if any. Raises. */
 void blob_read_conditions(lua_State *L, int index, const char *call, blob_wish *out);
 void blob_read_pairs(lua_State *L, int index, const char *call, blob_wish *out);
@@ -67,7 +78,7 @@ bool blob_read_kind(lua_State *L, int index, const char *call, const char *name,
 void blob_wish_free(blob_wish *self);
 
 static inline blob_conditions blob_conditions_of(const blob_wish *wish) {
-  return (blob_conditions){wish->if_match, wish->if_none_match};
+  return (blob_conditions){.if_match = wish->if_match, .if_none_match = wish->if_none_match};
 }
 
 /* Pushes a new job of the class on the store, with the key at index 2 where `keyed`. `size` is that
@@ -110,5 +121,7 @@ void blob_add_put_methods(lua_State *L);
 void blob_add_read_methods(lua_State *L);
 void blob_add_object_methods(lua_State *L);
 void blob_add_list_methods(lua_State *L);
+void blob_add_tag_methods(lua_State *L);
+void blob_add_store_methods(lua_State *L);
 
 #endif

@@ -17,7 +17,7 @@ enum { KEY = 2, OPTIONS = 3, PIECE = 256 * 1024, GET_MOST = 256 << 20 };
 #define BLOB_CONDITION_OPTIONS "if_match", "if_none_match", "deadline"
 #define BLOB_OBJECT_OPTIONS                                                                        \
   "cache_control", "content_disposition", "content_encoding", "content_language", "content_type",  \
-      "metadata", "storage_class", "sse"
+      "metadata", "sse", "sse_kms_key_id", "storage_class"
 
 static blob_job *begin(lua_State *L, const lua_work_class *class, const char *const names[]) {
   lua_settop(L, OPTIONS);
@@ -256,13 +256,17 @@ static void copy_run(lua_work *work) {
     if (self->error == 0 && atomic_load(&work->cancelled)) self->error = ECANCELED;
   }
   free(piece);
+  const blob_wish *wish = &self->wish;
+  bytes pairs = {0};
+  if (!wish->has_pairs) blob_pairs_append(&pairs, &reader.info, false);
+  bytes_append(&pairs, bytes_text(&wish->pairs), wish->pairs.length);
+  blob_pairs_append(&pairs, &reader.info, true);
+  if (pairs.failed) self->error = ENOMEM;
   if (self->error == 0) {
-    bool own = self->wish.has_pairs;
-    self->error =
-        blob_writer_commit(&writer, self->other.text, self->other.length, &conditions,
-                           own ? self->wish.pairs.data : reader.info.pairs,
-                           own ? self->wish.pairs.length : reader.info.pairs_length, &self->info);
+    self->error = blob_writer_commit(&writer, self->other.text, self->other.length, &conditions,
+                                     bytes_text(&pairs), pairs.length, &self->info);
   }
+  bytes_free(&pairs);
   blob_writer_abort(&writer);
   blob_reader_close(&reader);
 }
@@ -281,7 +285,8 @@ static int copy_done(lua_State *L, int status, lua_KContext context) {
 static int store_copy(lua_State *L) {
   static const lua_work_class COPY = {
       .call = "store:copy", .run = copy_run, .destroy = blob_job_destroy};
-  static const char *const NAMES[] = {BLOB_OBJECT_OPTIONS, BLOB_CONDITION_OPTIONS, NULL};
+  static const char *const NAMES[] = {BLOB_OBJECT_OPTIONS, BLOB_CONDITION_OPTIONS, "concurrency",
+                                      "part_size", NULL};
   enum { TO = 3, COPY_OPTIONS };
   lua_settop(L, COPY_OPTIONS);
   opt_check(L, COPY_OPTIONS, COPY.call, NAMES);
@@ -306,7 +311,7 @@ static int download_to(blob_job *self, blob_reader *reader, int fd, const char *
     if (error == 0 && atomic_load(&self->base.cancelled)) error = ECANCELED;
   }
   free(piece);
-  if (error == 0 && (fsync(fd) != 0 || rename(beside, self->file) != 0)) {
+  if (error == 0 && rename(beside, self->file) != 0) {
     error = errno;
     self->culprit = self->file;
   }
@@ -329,7 +334,6 @@ static void download_run(lua_work *work) {
     self->error = download_to(self, &reader, fd, beside);
     (void)close(fd);
     if (self->error != 0) (void)unlink(beside);
-    if (self->error == 0) (void)fs_sync_parent(self->file);
   }
   free(beside);
   self->info = reader.info;
@@ -337,10 +341,18 @@ static void download_run(lua_work *work) {
   blob_reader_close(&reader);
 }
 
+static int download_done(lua_State *L, int status, lua_KContext context) {
+  uint64_t size = ((blob_job *)context)->info.size;
+  bool found = ((blob_job *)context)->error == 0;
+  (void)head_done(L, status, context);
+  return found ? blob_return_told(L, OPTIONS, "store:download", size) : 1;
+}
+
 static int store_download(lua_State *L) {
   static const lua_work_class DOWNLOAD = {
       .call = "store:download", .run = download_run, .destroy = blob_job_destroy};
-  static const char *const NAMES[] = {BLOB_CONDITION_OPTIONS, "file", NULL};
+  static const char *const NAMES[] = {
+      BLOB_CONDITION_OPTIONS, "concurrency", "file", "part_size", "progress", NULL};
   blob_job *self = begin(L, &DOWNLOAD, NAMES);
   const char *file;
   size_t length;
@@ -349,9 +361,11 @@ static int store_download(lua_State *L) {
     err_raisef(L, ERR_VALIDATION, "blob", "%s: wants { file = path }, where to put the bytes",
                DOWNLOAD.call);
   }
+  (void)blob_push_progress(L, OPTIONS, DOWNLOAD.call);
+  lua_pop(L, 1);
   self->file = strdup(file);
   if (self->file == NULL) luaL_error(L, "not enough memory");
-  return blob_job_wait(L, 1, head_done);
+  return blob_job_wait(L, 1, download_done);
 }
 
 void blob_add_object_methods(lua_State *L) {

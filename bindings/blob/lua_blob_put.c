@@ -18,10 +18,10 @@ static const char WRITER_TYPE[] = "nebula.blob.writer";
 /* Those of S3 that mean nothing in a directory are taken, so that a script works with both. */
 #define PUT_OPTIONS                                                                                \
   "cache_control", "concurrency", "content_disposition", "content_encoding", "content_language",   \
-      "content_type", "deadline", "if_match", "if_none_match", "metadata", "part_size",            \
-      "storage_class", "sse"
+      "content_type", "deadline", "if_match", "if_none_match", "metadata", "part_size", "sse",     \
+      "sse_kms_key_id", "storage_class", "tags"
 
-static const char *const NAMES[] = {PUT_OPTIONS, NULL};
+static const char *const NAMES[] = {PUT_OPTIONS, "progress", NULL};
 static const char *const WRITER_NAMES[] = {PUT_OPTIONS, "compress", NULL};
 
 /* ---- put of text or a file: one job, then its commit ---- */
@@ -43,8 +43,11 @@ static void put_run(lua_work *work) {
     self->error = blob_writer_write(writer, self->data, self->length);
   }
   if (self->error == 0) {
-    self->error = blob_writer_seal(writer, bytes_text(&self->wish.pairs), self->wish.pairs.length,
-                                   &self->info);
+    bytes *pairs = &self->wish.pairs;
+    bytes_append(pairs, bytes_text(&self->wish.tags), self->wish.tags.length);
+    self->error = pairs->failed
+                      ? ENOMEM
+                      : blob_writer_seal(writer, bytes_text(pairs), pairs->length, &self->info);
   }
   ((put_job *)work)->sealed = self->error == 0;
   if (self->error != 0) blob_writer_abort(writer);
@@ -70,8 +73,9 @@ static int put_done(lua_State *L, int status, lua_KContext context) {
     blob_raise(L, self->base.class->call, &self->key, source ? self->file : NULL, self->error);
   }
   blob_push_stored(L, &self->key, &self->info);
+  uint64_t size = self->info.size;
   lua_work_release(&self->base);
-  return 1;
+  return blob_return_told(L, OPTIONS, "store:put", size);
 }
 
 static int put_at_once(lua_State *L) {
@@ -141,7 +145,9 @@ static void job_ended(lua_work *work) {
 static int stream_begin(stream *self) {
   if (self->begun) return 0;
   self->begun = true;
-  return blob_writer_open(&self->writer, self->store);
+  int error = blob_writer_open(&self->writer, self->store);
+  if (error != 0) return error;
+  return blob_writer_list(&self->writer, self->key.text, self->key.length);
 }
 
 static int stream_write(stream *self, const char *data, size_t length, bool last) {
@@ -173,10 +179,11 @@ static void finish_run(lua_work *work) {
   stream *self = job->stream;
   self->error = stream_begin(self);
   if (self->error == 0 && self->compress != NULL) self->error = stream_write(self, "", 0, true);
-  if (self->error == 0) {
-    self->error = blob_writer_seal(&self->writer, bytes_text(&self->wish.pairs),
-                                   self->wish.pairs.length, &job->info);
-  }
+  bytes *pairs = &self->wish.pairs;
+  bytes_append(pairs, bytes_text(&self->wish.tags), self->wish.tags.length);
+  if (self->error == 0 && pairs->failed) self->error = ENOMEM;
+  if (self->error == 0)
+    self->error = blob_writer_seal(&self->writer, bytes_text(pairs), pairs->length, &job->info);
   job->sealed = self->error == 0;
   if (self->error != 0) blob_writer_abort(&self->writer);
 }
@@ -348,11 +355,20 @@ static int read_piece(lua_State *L) {
   return piece_read(L, LUA_OK, 0);
 }
 
+static int piece_told(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
+  return read_piece(L);
+}
+
 static int piece_written(lua_State *L, int status, lua_KContext context) {
   (void)status;
   stream_job *job = (stream_job *)context;
   check_stream(L, job->stream, "store:put");
+  uint64_t size = job->stream->writer.size;
   lua_work_release(&job->base);
+  if (!blob_push_progress(L, OPTIONS, "store:put")) return read_piece(L);
+  lua_pushinteger(L, (lua_Integer)size);
+  lua_callk(L, 1, 0, 0, piece_told);
   return read_piece(L);
 }
 
@@ -407,6 +423,8 @@ static int store_put(lua_State *L) {
   lua_settop(L, OPTIONS);
   (void)blob_check_store(L, CALL);
   opt_check(L, OPTIONS, CALL, NAMES);
+  (void)blob_push_progress(L, OPTIONS, CALL); // refused before anything is stored
+  lua_settop(L, OPTIONS);
   if (lua_type(L, DATA) == LUA_TSTRING || is_file(L)) return put_at_once(L);
   if (!is_reader(L)) {
     err_raisef(L, ERR_VALIDATION, "blob",

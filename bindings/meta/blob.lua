@@ -37,6 +37,8 @@ function blob.open(options) end
 ---@field content_language? string
 ---@field cache_control? string
 ---@field metadata? table<string, string> at most 2 KiB; names in lower case
+---@field tags? table<string, string> at most 10; names of 128 bytes, values of 256
+---@field progress? fun(bytes: integer) bytes written, after each piece of a reader; else once, all of them
 
 ---@class nebula.blob.Stored
 ---@field etag string SHA-256 of the bytes, hexadecimal
@@ -91,8 +93,8 @@ function store:delete_many(keys) end
 
 ---@class nebula.blob.copy_options: nebula.blob.put_options
 
----Copies an object within the store; metadata among the options replace those it has. Raises
----`not_found` where there is none.
+---Copies an object within the store, with its tags; metadata among the options replace those it has.
+---Raises `not_found` where there is none.
 ---@param from string
 ---@param to string
 ---@param options? nebula.blob.copy_options conditions are on `to`
@@ -101,6 +103,7 @@ function store:copy(from, to, options) end
 
 ---@class nebula.blob.download_options: nebula.blob.conditions
 ---@field file string where the bytes go; it appears whole and verified, or not at all. Not synced, as nebula.s3's
+---@field progress? fun(bytes: integer) once, all of them
 
 ---@param key string
 ---@param options nebula.blob.download_options
@@ -156,6 +159,42 @@ function writer:finish() end
 
 ---Forgets what was written.
 function writer:abort() end
+
+---The tags of an object (nil where there is none), or sets these and no others. Its time and ETag stay.
+---@param key string
+---@param tags? table<string, string>
+---@return table<string, string>?
+function store:tag(key, tags) end
+
+---Writers, and puts of a reader, that are neither finished nor aborted: those under way, and what killed
+---processes left.
+---@param options? {prefix?: string, older_than?: number|string}
+---@return {key: string, id: string, initiated: string}[]
+function store:uploads(options) end
+
+---Removes those that began so long ago.
+---@param options {prefix?: string, older_than: number|string}
+---@return integer count
+function store:abort_uploads(options) end
+
+---Removes one. If its writer still writes, its finish raises `not_found`, code NoSuchUpload. What is gone
+---already is aborted.
+---@param key string|{key: string, id: string} or one of uploads()
+---@param id? string
+function store:abort(key, id) end
+
+---Raises `config`: nobody could fetch a file by a URL of ours.
+---@param key string
+function store:presign(key) end
+
+---Makes the store's directory, where it is gone.
+function store:create_bucket() end
+
+---Removes the store's directory. Raises `conflict` while objects are in it or uploads under way.
+function store:delete_bucket() end
+
+---@return boolean
+function store:bucket_exists() end
 
 ---The URL of the store, or of one of its objects.
 ---@param key? string

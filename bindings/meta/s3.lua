@@ -100,18 +100,20 @@ local bucket = {}
 ---@field sse? string
 ---@field metadata table<string, string>
 
----@class nebula.s3.object_options
+---@class nebula.s3.describe_options
 ---@field content_type? string
 ---@field content_encoding? string
 ---@field content_disposition? string
 ---@field content_language? string
 ---@field cache_control? string
 ---@field metadata? table<string, string> up to 2 KiB
----@field tags? table<string, string>
 ---@field storage_class? string
 ---@field sse? string "AES256" or "aws:kms"
 ---@field sse_kms_key_id? string
 ---@field deadline? number|string seconds, of each request
+
+---@class nebula.s3.object_options: nebula.s3.describe_options
+---@field tags? table<string, string>
 
 ---@class nebula.s3.put_options: nebula.s3.object_options
 ---@field if_none_match? string "*": only where there is no object
@@ -163,11 +165,13 @@ function bucket:delete(key, options) end
 ---@return integer count
 function bucket:delete_many(keys, options) end
 
----Copies an object on the server. Options replace what is said about it; without any, that is kept. Over 5 GiB,
----or over `part_size` where it is given, it goes in parts, many at once, all of one version; tags are not kept then.
+---Copies an object on the server. Where the options say something about it (its type, metadata and the like),
+---that replaces all that was said; without, it is kept. Over 5 GiB, or over `part_size` where it is given, it goes
+---in parts, many at once, all of one version. Tags go along where the server copies them: not in parts, and by Ceph
+---not with new metadata; bucket:tag sets them.
 ---@param from string
 ---@param to string
----@param options? nebula.s3.object_options|{from_bucket?: string, if_none_match?: string, if_match?: string,
+---@param options? nebula.s3.describe_options|{from_bucket?: string, if_none_match?: string, if_match?: string,
 --- part_size?: integer, concurrency?: integer}
 ---@return {etag: string, url: string, last_modified: string, version?: string}
 function bucket:copy(from, to, options) end

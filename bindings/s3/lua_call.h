@@ -71,9 +71,10 @@ void lua_s3_read_object_options(lua_State *L, int index, const char *call, http_
 
 /* The names that the two above understand, for a method's list of options. */
 #define S3_CONDITION_OPTIONS "if_match", "if_none_match"
-#define S3_OBJECT_OPTIONS                                                                          \
+#define S3_COPY_OPTIONS                                                                            \
   "content_type", "content_encoding", "content_disposition", "content_language", "cache_control",  \
-      "metadata", "storage_class", "sse", "sse_kms_key_id", "tags"
+      "metadata", "storage_class", "sse", "sse_kms_key_id"
+#define S3_OBJECT_OPTIONS S3_COPY_OPTIONS, "tags"
 
 /* Set the Bucket's methods of one file into the table on top. */
 void lua_s3_add_object_methods(lua_State *L);

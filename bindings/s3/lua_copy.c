@@ -4,7 +4,6 @@
 #include <string.h>
 #include "base/lua_error.h"
 #include "base/lua_options.h"
-#include "http/lua_client.h"
 #include "http/uri.h"
 #include "s3/lua_upload.h"
 
@@ -45,10 +44,13 @@ static const char *push_source(lua_State *L) {
 
 /* Whether the options say something about the copy, instead of what is said about the source. */
 static bool describes(lua_State *L) {
-  http_headers *headers = lua_http_headers_new(L);
-  lua_s3_read_object_options(L, OPTIONS, WHAT, headers);
-  bool any = headers->count > 0;
-  lua_pop(L, 1);
+  static const char *const NAMES[] = {"content_type",     "content_encoding", "content_disposition",
+                                      "content_language", "cache_control",    "metadata"};
+  bool any = false;
+  for (size_t i = 0; lua_istable(L, OPTIONS) && i < sizeof NAMES / sizeof NAMES[0]; i++) {
+    any |= lua_getfield(L, OPTIONS, NAMES[i]) != LUA_TNIL;
+    lua_pop(L, 1);
+  }
   return any;
 }
 
@@ -124,10 +126,8 @@ static int copy_at_once(lua_State *L) {
   s3_call_request request = {.what = "copy", .method = "PUT", .body = "", .check_body = true};
   request.key = lua_tolstring(L, TO, &request.key_length);
   lua_s3_add(L, &self->headers, "x-amz-copy-source", push_source(L));
-  size_t before = self->headers.count;
   lua_s3_read_object_options(L, OPTIONS, WHAT, &self->headers);
-  if (self->headers.count > before)
-    lua_s3_add(L, &self->headers, "x-amz-metadata-directive", "REPLACE");
+  if (describes(L)) lua_s3_add(L, &self->headers, "x-amz-metadata-directive", "REPLACE");
   lua_s3_read_put_conditions(L, OPTIONS, WHAT, &self->headers);
   opt_duration(L, OPTIONS, WHAT, "deadline", &request.deadline);
   lua_settop(L, REFUSAL);
@@ -136,7 +136,9 @@ static int copy_at_once(lua_State *L) {
 
 /* bucket:copy(from, to, options) */
 static int bucket_copy(lua_State *L) {
-  static const char *const NAMES[] = {S3_UPLOAD_OPTIONS, "from_bucket", NULL};
+  static const char *const NAMES[] = {
+      S3_COPY_OPTIONS, S3_CONDITION_OPTIONS, "part_size", "concurrency",
+      "deadline",      "from_bucket",        NULL};
   lua_Integer part_size = 0;
   size_t length;
   lua_s3_client(L, BUCKET);

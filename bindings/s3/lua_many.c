@@ -178,7 +178,8 @@ static int tagged(lua_State *L, int status, lua_KContext context) {
 
 /* bucket:tag(key) -> tags; bucket:tag(key, tags): these, and no others. */
 static int bucket_tag(lua_State *L) {
-  static const char WHAT[] = "bucket:tag";
+  static const char WHAT[] = "bucket:tag",
+                    REFUSAL[] = "%s: tags must be a table of strings by name";
   enum { KEY = 2, TAGS = 3 };
   s3_client *client = lua_s3_client(L, BUCKET);
   s3_call_request request = {.what = "tag", .method = "GET"};
@@ -187,11 +188,12 @@ static int bucket_tag(lua_State *L) {
   lua_s3_call *self = lua_s3_call_new(L); // stack: bucket, key, tags, call
   lua_s3_add(L, &self->query, "tagging", "");
   if (lua_isnil(L, TAGS)) return lua_s3_call_wait(L, self, client, &request, 4, tags_done);
+  if (!lua_istable(L, TAGS)) err_raisef(L, ERR_VALIDATION, "s3", REFUSAL, WHAT);
   bytes *body = text_new(L);
   bytes_append_text(body, "<Tagging><TagSet>");
-  for (lua_pushnil(L); lua_istable(L, TAGS) && lua_next(L, TAGS) != 0; lua_pop(L, 1)) {
+  for (lua_pushnil(L); lua_next(L, TAGS) != 0; lua_pop(L, 1)) {
     if (lua_type(L, -2) != LUA_TSTRING || !lua_isstring(L, -1))
-      err_raisef(L, ERR_VALIDATION, "s3", "%s: tags are strings by name", WHAT);
+      err_raisef(L, ERR_VALIDATION, "s3", REFUSAL, WHAT);
     size_t name_length, value_length;
     const char *name = lua_tolstring(L, -2, &name_length);
     const char *value = lua_tolstring(L, -1, &value_length);

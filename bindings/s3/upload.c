@@ -328,6 +328,7 @@ bool s3_upload_describe(s3_upload *self, const http_headers *answer) {
     bool kept = strncmp(header->name, "x-amz-meta-", 11) == 0;
     for (size_t j = 0; j < sizeof NAMES / sizeof NAMES[0]; j++)
       kept |= strcmp(header->name, NAMES[j]) == 0;
+    kept = kept && http_headers_get(&self->headers, header->name) == NULL;
     if (kept) well = http_headers_add(&self->headers, header->name, header->value);
   }
   return well;

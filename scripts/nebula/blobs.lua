@@ -36,14 +36,6 @@ local function refuse_write()
   error(nebula.error { kind = "validation", message = "this prompt is read-only: no blob is written or deleted" }, 0)
 end
 
--- A directory's unfinished files belong to writers that still run; what a killed one left is removed
--- when the store is opened, a day later.
-local NO_UPLOADS = {
-  uploads = function() return {} end,
-  abort = function() end,
-  abort_uploads = function() return 0 end,
-}
-
 -- What the store has is a method here, too: get, put, reader, writer, head, list, copy, ...
 function Blobs.__index(self, name)
   if name == "options" then return nil end
@@ -54,7 +46,7 @@ function Blobs.__index(self, name)
   if WRITES[name] and config.settings().read_only then return refuse_write end
   local own = Blobs[name]
   if own ~= nil then return own end
-  local method = self.store[name] or self.kind == "directory" and NO_UPLOADS[name]
+  local method = self.store[name]
   if type(method) ~= "function" then return method end
   local function forward(_, ...) return method(self.store, ...) end
   rawset(self, name, forward)

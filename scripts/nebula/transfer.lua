@@ -86,11 +86,14 @@ end
 
 local function parent_of(path) return path:match "^(.*)/[^/]*$" end
 
---- Makes the directory a file is to stand in.
+--- Makes the directory a file is to stand in, where `made` does not say that it is there.
 ---@param path string
-function transfer.make_parent(path)
+---@param made table<string, boolean>
+function transfer.make_parent(path, made)
   local directory = parent_of(path)
-  if directory and directory ~= "" then nebula.fs.mkdir(directory, { parents = true }) end
+  if not directory or directory == "" or made[directory] then return end
+  nebula.fs.mkdir(directory, { parents = true })
+  made[directory] = true
 end
 
 ---@class nebula.TransferReport

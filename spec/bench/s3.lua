@@ -1,11 +1,18 @@
 -- Objects to and from the same Ceph RGW, by whole processes: what each client costs in CPU seconds, wall
--- seconds and peak RSS. NEBULA_BENCH_BYTES sets the size of the large object.
+-- seconds and peak RSS; what a listing takes of memory; and requests a second against nginx.
+--
+--   NEBULA_BENCH_BYTES   size of the large object (256 MiB)
+--   NEBULA_BENCH_KEYS    keys of the listing (100000)
+local child = require "spec.support.child"
 local directory = require "spec.support.directory"
+local lfs = require "lfs"
 local nebula = require "nebula"
 local program = require("spec.support.nebula").program
 
 local LARGE = tonumber(os.getenv "NEBULA_BENCH_BYTES") or 256 << 20
+local KEYS = tonumber(os.getenv "NEBULA_BENCH_KEYS") or 100000
 local COUNT, SMALL, WIDE = 2000, 16 << 10, 32
+local NODE_PACKAGE = "@aws-sdk/client-s3@3"
 
 local function shell(line, env) return { file = "sh", args = { "-c", line }, env = env } end
 
@@ -25,6 +32,7 @@ local function clients(options, path)
     options.access_key_id, options.secret_access_key, endpoint:gsub("^http://", ""), (endpoint:gsub("^http://", "")))
   local curl = ("curl -sSf --aws-sigv4 aws:amz:us-east-1:s3 -u %s:%s -H x-amz-content-sha256:UNSIGNED-PAYLOAD"):format(
     options.access_key_id, options.secret_access_key)
+  local node = "node build/peers/s3.mjs"
   local script = path .. "/unsigned.lua"
   nebula.fs.write(script, [[
     local nebula = require "nebula"
@@ -52,6 +60,11 @@ local function clients(options, path)
     curl = { name = "curl", env = {}, base = curl,
       put = function(file, key) return ("%s -T %s %s"):format(curl, file, url(key)) end,
       get = function(file, key) return ("%s -o %s %s"):format(curl, file, url(key)) end },
+    node = { name = "node, AWS's SDK", env = { S3_ENDPOINT = endpoint, S3_BUCKET = bucket,
+        AWS_ACCESS_KEY_ID = options.access_key_id, AWS_SECRET_ACCESS_KEY = options.secret_access_key,
+        AWS_CA_BUNDLE = false },
+      put_all = function(dir, prefix) return ("%s put %d %s/ %s"):format(node, WIDE, dir, prefix) end,
+      get_all = function(dir, prefix) return ("%s get %d %s/ %s"):format(node, WIDE, dir, prefix) end },
     aws = { name = "awscli", env = keys,
       put = function(file, key) return ("%s %s s3://%s/%s"):format(aws, file, bucket, key) end,
       get = function(file, key) return ("%s s3://%s/%s %s"):format(aws, bucket, key, file) end,
@@ -77,15 +90,147 @@ local function clients(options, path)
     s3cmd = { name = "s3cmd", env = { AWS_CA_BUNDLE = false },
       put = function(file, key) return ("%s put %s s3://%s/%s"):format(s3cmd, file, bucket, key) end,
       get = function(file, key) return ("%s get --force s3://%s/%s %s"):format(s3cmd, bucket, key, file) end,
+      put_all = function(dir, prefix) return ("%s put -r %s/ s3://%s/%s"):format(s3cmd, dir, bucket, prefix) end,
+      get_all = function(dir, prefix)
+        return ("mkdir %s && %s get -r s3://%s/%s %s/"):format(dir, s3cmd, bucket, prefix, dir)
+      end,
       list = function(prefix) return ("%s ls -r s3://%s/%s >/dev/null"):format(s3cmd, bucket, prefix) end,
       delete = function(prefix) return ("%s del -r --force s3://%s/%s"):format(s3cmd, bucket, prefix) end },
   }
+end
+
+local function install_node()
+  local where = directory.build .. "/peers"
+  if not lfs.attributes(where .. "/node_modules/@aws-sdk/client-s3", "mode") then
+    nebula.fs.mkdir(where, { parents = true })
+    child.must { file = "npm", args = { "install", "--prefix", where, "--no-audit", "--no-fund", "--loglevel=error",
+      NODE_PACKAGE } }
+  end
+  child.must { file = "cp", args = { "spec/bench/s3/node.mjs", where .. "/s3.mjs" } }
+end
+
+local function write_large(path)
+  local file <close> = assert(io.open(path, "wb"))
+  local piece = nebula.crypto.random(1 << 20)
+  for _ = 1, LARGE >> 20 do file:write(piece) end
+end
+
+-- CPU seconds that the SHA-256 of the large object takes, by OpenSSL's own measure.
+local function sha256_cost()
+  local out = child.must { file = "openssl", args = { "speed", "-seconds", "2", "-bytes", "16384", "sha256" } }
+  return LARGE / 1000 / tonumber(out:match "sha256%s+([%d.]+)k")
+end
+
+local function large(bucket, compare, path)
+  write_large(path .. "/large")
+  local size = ("%d MiB"):format(LARGE >> 20)
+  local order = { "ours", "unsigned", "curl", "aws", "rclone", "s3cmd" }
+  print(("SHA-256 of %s, by openssl speed: %.2f s CPU"):format(size, sha256_cost()))
+  compare(size .. " up", "put", order, { path .. "/large", "large" })
+  compare(size .. " down", "get", order, { path .. "/down", "large" })
+  bucket:delete "large"
+end
+
+local function small(bench, options, all, compare, path)
+  local dir, put, get = path .. "/small", {}, {}
+  nebula.fs.mkdir(dir)
+  for i = 1, COUNT do
+    nebula.fs.write(("%s/%04d"):format(dir, i), nebula.crypto.random(SMALL), { atomic = false })
+    local url = ("%s/%s/small/%04d"):format(options.endpoint, options.bucket, i)
+    put[i] = ('upload-file = "%s/%04d"\nurl = "%s"'):format(dir, i, url)
+    get[i] = ('output = "%s/back/%04d"\nurl = "%s"'):format(path, i, url)
+  end
+  nebula.fs.write(path .. "/put.curl", table.concat(put, "\n"))
+  nebula.fs.write(path .. "/get.curl", table.concat(get, "\n"))
+  local parallel = ("%s --no-progress-meter --parallel --parallel-max %d"):format(all.curl.base, WIDE)
+  function all.curl.put_all() return ("%s -K %s/put.curl"):format(parallel, path) end
+  function all.curl.get_all(back) return ("mkdir %s && %s -K %s/get.curl"):format(back, parallel, path) end
+  local label = ("%d objects of %d KiB, %d wide"):format(COUNT, SMALL >> 10, WIDE)
+  local order = { "ours", "curl", "aws", "rclone", "s3cmd", "node" }
+  compare(label .. ", up", "put_all", order, { dir, "small/" })
+  compare(label .. ", down", "get_all", order, { path .. "/back", "small/" },
+    function() nebula.fs.remove(path .. "/back", { recursive = true }) end)
+  local others = { "ours", "aws", "rclone", "s3cmd" }
+  compare(("list %d"):format(COUNT), "list", others, { "small/" })
+  compare(("delete %d"):format(COUNT), "delete", others, { "small/" }, function()
+    bench.cost(shell(all.ours.put_all(dir, "small/"), all.ours.env))
+  end)
+end
+
+-- What a listing of many keys takes of memory over a host that has only connected.
+local function listing(bench, bucket, env)
+  local list = {}
+  for i = 1, KEYS do list[i] = i end
+  nebula.task.map(list, function(i) bucket:put(("listed/%06d"):format(i), "") end, { concurrency = 64 })
+  local function cost(prefix)
+    return bench.cost { file = program, env = env, args = { "-e", ([[
+      local nebula, e = require "nebula", os.getenv
+      local bucket = nebula.s3.connect { endpoint = e "S3_ENDPOINT", bucket = e "S3_BUCKET",
+        access_key_id = e "S3_ACCESS_KEY_ID", secret_access_key = e "S3_SECRET_ACCESS_KEY" }
+      local count = 0
+      for _ in bucket:list { prefix = %q } do count = count + 1 end
+      assert(count == %d)]]):format(prefix, prefix == "listed/" and KEYS or 0) } }
+  end
+  local base, cost_of_all = cost "none/", cost "listed/"
+  print(("list %d keys, streamed\n  %.2f s CPU  %.2f s wall  %.1f MiB over the host's base of %.1f MiB"):format(KEYS,
+    cost_of_all.cpu, cost_of_all.wall, cost_of_all.rss - base.rss, base.rss))
+end
+
+local NGINX = [[
+daemon off; worker_processes 1; pid @dir@/pid; error_log @dir@/error; user root;
+events { worker_connections 512; }
+http {
+  access_log off; keepalive_requests 1000000; tcp_nodelay on;
+  client_body_temp_path @dir@/body; proxy_temp_path @dir@/t1; fastcgi_temp_path @dir@/t2; uwsgi_temp_path @dir@/t3;
+  scgi_temp_path @dir@/t4;
+  server { listen 127.0.0.1:@port@; root @dir@/root; client_max_body_size 1m;
+    location / { dav_methods PUT; create_full_put_path on; } }
+}
+]]
+
+-- Requests a second for small objects against a web server, which answers faster than any client asks.
+local function nginx(bench, path)
+  local dir, count, port = path .. "/nginx", 10000, math.random(20000, 32000)
+  nebula.fs.mkdir(dir .. "/root", { parents = true })
+  nebula.fs.write(dir .. "/conf", (NGINX:gsub("@(%w+)@", { dir = dir, port = port })))
+  nebula.fs.write(dir .. "/16k", nebula.crypto.random(SMALL))
+  local url = ("http://127.0.0.1:%d"):format(port)
+  local server = child.spawn { file = "nginx", args = { "-c", dir .. "/conf", "-e", dir .. "/error" } }
+  local _ <close> = setmetatable({}, { __close = function() server:kill(15) server:wait() end })
+  child.await("nginx", 10, function()
+    return child.run { file = "curl", args = { "-s", "-o", "/dev/null", url } }.status == 0
+  end, server)
+  local lines = { put = {}, get = {} }
+  for i = 1, count do
+    local object = ("%s/bench/%05d"):format(url, i)
+    lines.put[i] = ('upload-file = "%s/16k"\nurl = "%s"\noutput = "/dev/null"'):format(dir, object)
+    lines.get[i] = ('output = "/dev/null"\nurl = "%s"'):format(object)
+  end
+  for _, way in ipairs { "put", "get" } do
+    nebula.fs.write(path .. "/nginx.curl", table.concat(lines[way], "\n"))
+    local code = ([[
+      local nebula = require "nebula"
+      local bucket = nebula.s3.connect { endpoint = %q, bucket = "bench", access_key_id = "k", secret_access_key = "s",
+        unsigned_payload = true }
+      local data, list = nebula.fs.read %q, {}
+      for i = 1, %d do list[i] = ("%%05d"):format(i) end
+      nebula.task.map(list, function(key) %s end, { concurrency = %d })]]):format(url, dir .. "/16k", count,
+      way == "put" and "bucket:put(key, data)" or "assert(#bucket:get(key) == #data)", WIDE)
+    bench.compare { name = ("%d objects of %d KiB, nginx, %s"):format(count, SMALL >> 10, way),
+      peer = "curl --parallel", unit = "requests/s", rounds = 3,
+      ours = function() return count / bench.cost { file = program, args = { "-e", code } }.wall end,
+      theirs = function()
+        return count / bench.cost { file = "curl", args = { "-sSf", "--no-progress-meter", "--parallel",
+          "--parallel-max", tostring(WIDE), "-K", path .. "/nginx.curl" } }.wall
+      end }
+  end
 end
 
 return function(bench)
   local options, path = bench.s3.options(), directory.make "bench-s3"
   local all = clients(options, path)
   local bucket = nebula.s3.connect(options)
+  install_node()
 
   local function compare(name, way, order, arguments, prepare)
     local list = {}
@@ -101,39 +246,8 @@ return function(bench)
     bench.costs { name = name, clients = list }
   end
 
-  -- the large object
-  local large = path .. "/large"
-  do
-    local file <close> = assert(io.open(large, "wb"))
-    local piece = nebula.crypto.random(1 << 20)
-    for _ = 1, LARGE >> 20 do file:write(piece) end
-  end
-  local size = ("%d MiB"):format(LARGE >> 20)
-  compare(size .. " up, unsigned payload", "put", { "unsigned", "curl" }, { large, "large" })
-  compare(size .. " up", "put", { "ours", "curl", "aws", "rclone", "s3cmd" }, { large, "large" })
-  compare(size .. " down, unsigned payload", "get", { "unsigned", "curl" }, { path .. "/down", "large" })
-  compare(size .. " down", "get", { "ours", "curl", "aws", "rclone", "s3cmd" }, { path .. "/down", "large" })
-  bucket:delete "large"
-
-  -- many small ones
-  local small = path .. "/small"
-  nebula.fs.mkdir(small)
-  local config = {}
-  for i = 1, COUNT do
-    nebula.fs.write(("%s/%04d"):format(small, i), nebula.crypto.random(SMALL), { atomic = false })
-    config[i] = ('upload-file = "%s/%04d"\nurl = "%s/%s/small/%04d"'):format(small, i, options.endpoint,
-      options.bucket, i)
-  end
-  nebula.fs.write(path .. "/put.curl", table.concat(config, "\n"))
-  all.curl.put_all = function()
-    return ("%s --parallel --parallel-max %d -K %s/put.curl"):format(all.curl.base, WIDE, path)
-  end
-  local label = ("%d objects of %d KiB, %d wide"):format(COUNT, SMALL >> 10, WIDE)
-  compare(label .. ", up", "put_all", { "ours", "curl", "aws", "rclone" }, { small, "small/" })
-  compare(label .. ", down", "get_all", { "ours", "aws", "rclone" }, { path .. "/back", "small/" },
-    function() nebula.fs.remove(path .. "/back", { recursive = true }) end)
-  compare(("list %d"):format(COUNT), "list", { "ours", "aws", "rclone", "s3cmd" }, { "small/" })
-  compare(("delete %d"):format(COUNT), "delete", { "ours", "aws", "rclone", "s3cmd" }, { "small/" }, function()
-    bench.cost(shell(all.ours.put_all(small, "small/"), all.ours.env))
-  end)
+  large(bucket, compare, path)
+  small(bench, options, all, compare, path)
+  listing(bench, bucket, all.ours.env)
+  nginx(bench, path)
 end

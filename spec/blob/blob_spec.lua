@@ -371,6 +371,72 @@ describe("nebula.blob", function()
     assert.same({}, files_of(root .. "/store/%tmp"))
   end)
 
+  it("is created and deleted as a whole", function()
+    assert.is_true(store:bucket_exists())
+    local writer = store:writer "under way"
+    writer:write "x"
+    refused("conflict", "BucketNotEmpty", store.delete_bucket, store)
+    writer:abort()
+    store:delete_bucket()
+    assert.is_false(store:bucket_exists())
+    assert.is_false(fs.exists(root .. "/store"))
+    assert.same({}, store:uploads())
+    store:create_bucket()
+    assert.is_true(store:bucket_exists())
+    store:put("k", "v")
+    refused("conflict", "BucketNotEmpty", store.delete_bucket, store)
+    assert.equal("v", (store:get "k"))
+  end)
+
+  it("keeps at most ten tags, and none that could not be told", function()
+    local tags = {}
+    for i = 1, 10 do tags["t" .. i] = ("v"):rep(256) end
+    store:put("k", "v", { tags = tags })
+    assert.same(tags, store:tag "k")
+    tags.eleventh = "x"
+    for _, bad in ipairs { tags, { [""] = "x" }, { [("n"):rep(129)] = "x" }, { a = ("v"):rep(257) }, { a = "b\0c" },
+      { "x" }, { a = {} } } do
+      refused("validation", nil, store.tag, store, "k", bad)
+      refused("validation", nil, store.put, store, "k", "v", { tags = bad })
+    end
+  end)
+
+  it("loses no tag or object where both are written at once", function()
+    store:put("k", "0")
+    local numbers = {}
+    for i = 1, 40 do numbers[i] = i end
+    task.map(numbers, function(i)
+      if i % 2 == 0 then store:tag("k", { n = tostring(i) }) else store:put("k", tostring(i)) end
+    end, { concurrency = 8 })
+    assert.equal(1, tonumber((store:get "k")) % 2)
+    assert.same({ "k" }, keys_of(store))
+    assert.same({}, files_of(root .. "/store/%tmp"))
+  end)
+
+  it("knows the upload of a process that was killed, and removes it", function()
+    local host = require "spec.support.nebula"
+    local killed = host.spawn {
+      args = { "-e", ([[
+        local store = require("nebula").blob.open { path = %q }
+        local writer = store:writer "cut/off"
+        writer:write "some"
+        print "written"
+        io.stdout:flush()
+        require("nebula").task.sleep(600)
+      ]]):format(root .. "/store") },
+    }
+    killed:read()
+    killed:kill(9)
+    killed:wait()
+    local left = store:uploads()
+    assert.equal(1, #left)
+    assert.equal("cut/off", left[1].key)
+    assert.equal(1, store:abort_uploads { older_than = 0 })
+    assert.same({}, files_of(root .. "/store/%tmp"))
+    store:abort("cut/off", "../../k") -- no id of ours, and nothing happens
+    store:abort("cut/off", ("1"):rep(400))
+  end)
+
   it("refuses options it does not know", function()
     refused("validation", nil, store.put, store, "k", "x", { if_none_matches = "*" })
     refused("validation", nil, store.put, store, "k", "x", { metadata = { a = ("x"):rep(3000) } })

@@ -139,6 +139,38 @@ for name, open in pairs(stores) do
       assert.equal("string", type(copied.url))
     end)
 
+    it("copies with other metadata, and keeps what nothing is said about", function()
+      store:put("from", "data", { content_type = "text/x", metadata = { a = "1" }, tags = { t = "1" } })
+      store:copy("from", "to")
+      assert.same({ t = "1" }, store:tag "to")
+      store:copy("from", "to", { storage_class = "STANDARD" })
+      assert.same({ a = "1" }, store:head("to").metadata)
+      assert.equal("text/x", store:head("to").content_type)
+      store:copy("from", "to", { metadata = { b = "2" } })
+      assert.same({ b = "2" }, store:head("to").metadata)
+      store:copy("from", "to", { metadata = {} })
+      assert.same({}, store:head("to").metadata)
+      assert.equal("conflict", failure(store.copy, store, "from", "to", { if_none_match = "*" }).kind)
+    end)
+
+    it("keeps tags, which change nothing else of an object", function()
+      store:put("tagged", "data", { metadata = { m = "1" }, tags = { a = "1 & <2>", ["b c"] = "" } })
+      local before = store:head "tagged"
+      assert.same({ m = "1" }, before.metadata)
+      assert.same({ a = "1 & <2>", ["b c"] = "" }, store:tag "tagged")
+      store:tag("tagged", { ["ü"] = "x" })
+      assert.same({ ["ü"] = "x" }, store:tag "tagged")
+      assert.same(before, store:head "tagged")
+      assert.equal("data", (store:get "tagged"))
+      store:tag("tagged", {})
+      assert.same({}, store:tag "tagged")
+      store:put("tagged", "new")
+      assert.same({}, store:tag "tagged")
+      assert.is_nil(store:tag "absent")
+      assert.equal("not_found", failure(store.tag, store, "absent", { a = "b" }).kind)
+      assert.equal("validation", failure(store.tag, store, "tagged", "a=b").kind)
+    end)
+
     it("lists in the order of the keys' bytes, folded, limited, from a key on", function()
       for _, key in ipairs { "l/a", "l/a/1", "l/a-", "l/b/1", "l/b/2", "l/c", "l/ü" } do store:put(key, "x") end
       assert.same({ "l/a", "l/a-", "l/a/1", "l/b/1", "l/b/2", "l/c", "l/ü" }, keys { prefix = "l/" })
@@ -201,6 +233,72 @@ for name, open in pairs(stores) do
         store:put("plain", "no such stream")
         local wrong <close> = store:reader("plain", { decompress = kind })
         assert.equal("serialization", failure(wrong.read, wrong).kind)
+      end
+    end)
+
+    it("lists uploads that are under way, and aborts them", function()
+      local large = ("x"):rep(6 << 20)
+      local writer <close> = store:writer "uploads/ü"
+      writer:write(large)
+      writer:write(large)
+      local begun
+      repeat
+        begun = store:uploads { prefix = "uploads/" }
+      until #begun == 1
+      assert.equal("uploads/ü", begun[1].key)
+      assert.equal("string", type(begun[1].id))
+      assert.is_true(math.abs(nebula.time.parse(begun[1].initiated) - nebula.time.now()) < 600)
+      assert.same({}, store:uploads { prefix = "other" })
+      assert.same({}, store:uploads { prefix = "uploads/", older_than = "1h" })
+      assert.equal(0, store:abort_uploads { prefix = "uploads/", older_than = "1h" })
+      assert.equal("validation", failure(store.abort_uploads, store, { prefix = "uploads/" }).kind)
+      store:abort(begun[1])
+      store:abort(begun[1].key, begun[1].id)
+      assert.same({}, store:uploads { prefix = "uploads/" })
+      local err = failure(writer.finish, writer)
+      assert.equal("NoSuchUpload", err.code)
+      assert.equal("not_found", err.kind)
+      assert.is_false(store:exists "uploads/ü")
+      do
+        local other <close> = store:writer "uploads/other"
+        other:write(large)
+        other:write(large)
+        repeat until store:abort_uploads { prefix = "uploads/", older_than = 0 } == 1
+      end
+      assert.same({}, store:uploads())
+    end)
+
+    it("tells its progress", function()
+      local told
+      local function progress(bytes) told = bytes end
+      store:put("progress", "12345", { progress = progress })
+      assert.equal(5, told)
+      local pieces = { "12", "3" }
+      store:put("progress", function() return table.remove(pieces, 1) end, { progress = progress })
+      assert.equal(3, told)
+      store:download("progress", { file = files .. "/progress", progress = progress, part_size = 1 << 20 })
+      assert.equal(3, told)
+      for _, method in ipairs { "put", "download" } do
+        local what = method == "put" and "data" or { file = files .. "/x", progress = 7 }
+        assert.equal("validation", failure(store[method], store, "progress", what, { progress = 7 }).kind)
+      end
+    end)
+
+    it("is there as a whole, and is only deleted empty", function()
+      store:put("there", "x")
+      assert.is_true(store:bucket_exists())
+      assert.equal("BucketNotEmpty", failure(store.delete_bucket, store).code)
+      assert.equal("x", (store:get "there"))
+    end)
+
+    it("makes URLs for others, or says that it has none", function()
+      store:put("shared", "data")
+      local url, err = nebula.try(store.presign, store, "shared", { expires = "5m" })
+      if err then
+        assert.equal("config", err.kind)
+        assert.truthy(err.message:find("they need S3", 1, true))
+      else
+        assert.truthy(url:find("X-Amz-Signature=", 1, true))
       end
     end)
 

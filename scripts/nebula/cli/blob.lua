@@ -97,7 +97,7 @@ local function put(opts, args)
     local plan = files_to_put(nebula, args.names, key, opts.recursive)
     return work(plan, opts, "put", function(item, on_bytes)
       local own = put_options(opts)
-      if blobs.kind == "s3" then own.progress = on_bytes end
+      own.progress = on_bytes
       return blobs:put(item.to, { file = item.from }, own).size
     end)
   end)
@@ -117,9 +117,7 @@ local function get_one(blobs, key, path, opts)
   local info = blobs:head(key)
   if not info then require "nebula.raise"("not_found", "there is no object %q in %s", key, blobs.place) end
   return work({ { from = key, to = path, size = info.size } }, opts, "get", function(item, on_bytes)
-    local options = { file = item.to }
-    if blobs.kind == "s3" then options.progress = on_bytes end
-    return blobs:download(item.from, options).size
+    return blobs:download(item.from, { file = item.to, progress = on_bytes }).size
   end)
 end
 
@@ -141,11 +139,10 @@ local function get(opts, args)
       plan[#plan + 1] = { from = object.key, to = transfer.below(directory, object.key:sub(#prefix + 1)),
         size = object.size }
     end
+    local made = {}
     return work(plan, opts, "get", function(item, on_bytes)
-      transfer.make_parent(item.to)
-      local options = { file = item.to }
-      if blobs.kind == "s3" then options.progress = on_bytes end
-      local info = blobs:download(item.from, options)
+      transfer.make_parent(item.to, made)
+      local info = blobs:download(item.from, { file = item.to, progress = on_bytes })
       return info and info.size or 0
     end)
   end)
@@ -255,7 +252,6 @@ end
 
 local function presign(opts, args)
   return with_blobs(function(blobs)
-    if blobs.kind ~= "s3" then refuse("%s is a directory, and has no presigned URLs", blobs.place) end
     print(blobs:presign(args.key, { method = opts.method, expires = opts.expires }))
   end)
 end
