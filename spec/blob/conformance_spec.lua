@@ -150,7 +150,6 @@ for name, open in pairs(stores) do
       assert.same({ b = "2" }, store:head("to").metadata)
       store:copy("from", "to", { metadata = {} })
       assert.same({}, store:head("to").metadata)
-      assert.equal("conflict", failure(store.copy, store, "from", "to", { if_none_match = "*" }).kind)
     end)
 
     it("keeps tags, which change nothing else of an object", function()
@@ -240,7 +239,6 @@ for name, open in pairs(stores) do
       local large = ("x"):rep(6 << 20)
       local writer <close> = store:writer "uploads/ü"
       writer:write(large)
-      writer:write(large)
       local begun
       repeat
         begun = store:uploads { prefix = "uploads/" }
@@ -261,7 +259,6 @@ for name, open in pairs(stores) do
       assert.is_false(store:exists "uploads/ü")
       do
         local other <close> = store:writer "uploads/other"
-        other:write(large)
         other:write(large)
         repeat until store:abort_uploads { prefix = "uploads/", older_than = 0 } == 1
       end
