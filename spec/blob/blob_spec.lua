@@ -404,7 +404,7 @@ describe("nebula.blob", function()
   it("loses no tag or object where both are written at once", function()
     store:put("k", "0")
     local numbers = {}
-    for i = 1, 40 do numbers[i] = i end
+    for i = 1, 16 do numbers[i] = i end
     task.map(numbers, function(i)
       if i % 2 == 0 then store:tag("k", { n = tostring(i) }) else store:put("k", tostring(i)) end
     end, { concurrency = 8 })
