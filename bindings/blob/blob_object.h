@@ -83,8 +83,9 @@ typedef struct blob_writer {
 /* Zeroed memory with fd -1 is a closed writer; whatever happens, end with commit or abort. */
 int blob_writer_open(blob_writer *self, const blob_store *store);
 
-/* Lets blob_uploads know an open writer, which may stay open for long, and its key. */
-int blob_writer_list(blob_writer *self, const char *key, size_t length);
+/* Lets blob_uploads know an open writer, which may stay open for long, and its key; where the file
+ * system has no links, it does not. */
+void blob_writer_list(blob_writer *self, const char *key, size_t length);
 int blob_writer_write(blob_writer *self, const void *data, size_t length);
 
 /* Writes all of a file. */

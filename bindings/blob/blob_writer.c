@@ -136,14 +136,11 @@ static char *list_path(const blob_writer *self) {
   return bytes_detach(&path);
 }
 
-int blob_writer_list(blob_writer *self, const char *key, size_t length) {
+void blob_writer_list(blob_writer *self, const char *key, size_t length) {
   char *path = list_path(self), *text = strndup(key, length);
-  int error = path == NULL || text == NULL ? ENOMEM : 0;
-  if (error == 0 && symlink(text, path) != 0) error = errno;
-  self->listed = error == 0;
+  self->listed = path != NULL && text != NULL && symlink(text, path) == 0;
   free(path);
   free(text);
-  return error;
 }
 
 int blob_writer_write(blob_writer *self, const void *data, size_t length) {

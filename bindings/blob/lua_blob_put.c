@@ -146,8 +146,8 @@ static int stream_begin(stream *self) {
   if (self->begun) return 0;
   self->begun = true;
   int error = blob_writer_open(&self->writer, self->store);
-  if (error != 0) return error;
-  return blob_writer_list(&self->writer, self->key.text, self->key.length);
+  if (error == 0) blob_writer_list(&self->writer, self->key.text, self->key.length);
+  return error;
 }
 
 static int stream_write(stream *self, const char *data, size_t length, bool last) {

@@ -12,6 +12,7 @@ local program = require("spec.support.nebula").program
 local LARGE = tonumber(os.getenv "NEBULA_BENCH_BYTES") or 256 << 20
 local KEYS = tonumber(os.getenv "NEBULA_BENCH_KEYS") or 100000
 local COUNT, SMALL, WIDE = 2000, 16 << 10, 32
+local NODE = ("node %s/peers/s3.mjs"):format(directory.build)
 local NODE_PACKAGE = "@aws-sdk/client-s3@3"
 
 local function shell(line, env) return { file = "sh", args = { "-c", line }, env = env } end
@@ -32,7 +33,6 @@ local function clients(options, path)
     options.access_key_id, options.secret_access_key, endpoint:gsub("^http://", ""), (endpoint:gsub("^http://", "")))
   local curl = ("curl -sSf --aws-sigv4 aws:amz:us-east-1:s3 -u %s:%s -H x-amz-content-sha256:UNSIGNED-PAYLOAD"):format(
     options.access_key_id, options.secret_access_key)
-  local node = "node build/peers/s3.mjs"
   local script = path .. "/unsigned.lua"
   nebula.fs.write(script, [[
     local nebula = require "nebula"
@@ -63,8 +63,8 @@ local function clients(options, path)
     node = { name = "node, AWS's SDK", env = { S3_ENDPOINT = endpoint, S3_BUCKET = bucket,
         AWS_ACCESS_KEY_ID = options.access_key_id, AWS_SECRET_ACCESS_KEY = options.secret_access_key,
         AWS_CA_BUNDLE = false },
-      put_all = function(dir, prefix) return ("%s put %d %s/ %s"):format(node, WIDE, dir, prefix) end,
-      get_all = function(dir, prefix) return ("%s get %d %s/ %s"):format(node, WIDE, dir, prefix) end },
+      put_all = function(dir, prefix) return ("%s put %d %s/ %s"):format(NODE, WIDE, dir, prefix) end,
+      get_all = function(dir, prefix) return ("%s get %d %s/ %s"):format(NODE, WIDE, dir, prefix) end },
     aws = { name = "awscli", env = keys,
       put = function(file, key) return ("%s %s s3://%s/%s"):format(aws, file, bucket, key) end,
       get = function(file, key) return ("%s s3://%s/%s %s"):format(aws, bucket, key, file) end,
