@@ -87,6 +87,22 @@ static void output_allocate(uv_handle_t *handle, size_t suggested, uv_buf_t *buf
   *buffer = uv_buf_init(out->bytes + out->end, READ_CHUNK);
 }
 
+/* A pseudo-terminal may hang up with output in it that is not there to be read yet when libuv
+ * looks: it takes a short read and a hang-up for the end. Read to its own end, EIO, nothing is
+ * lost. */
+static void output_drain(output *out, int fd) {
+  ssize_t count;
+  do {
+    uv_buf_t room;
+    output_allocate((uv_handle_t *)&out->pipe, READ_CHUNK, &room);
+    if (room.base == NULL) return;
+    do
+      count = read(fd, room.base, room.len);
+    while (count < 0 && errno == EINTR);
+    if (count > 0) out->end += (size_t)count;
+  } while (count > 0);
+}
+
 static void output_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) {
   (void)buffer;
   output *out = stream->data;
@@ -98,6 +114,7 @@ static void output_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buff
       out->reading = false;
     }
   } else {
+    if (out->owner->pty_fd >= 0) output_drain(out, out->owner->pty_fd);
     output_end(out); // the end, or EIO of a pseudo-terminal whose child has gone
   }
   tell(out->owner);
