@@ -131,10 +131,13 @@ function db:rows(sql, ...) end
 
 ---@class nebula.pg.copy_out_options
 ---@field args? any[] the query's parameters, put into it as literals of their types
----@field format? "text"|"csv"|"binary"|"ndjson" ndjson writes the one column, JSON, plain, a line each ("text")
+---@field format? "text"|"csv"|"binary"|"ndjson" ndjson is a line a row: an object of its columns without the
+---  NULLs, or of a single column the JSON that it holds ("text")
+---@field as? string ndjson: each row's object stands in another one, under this name
 
 ---Copies a query's rows (or a whole COPY ... TO STDOUT statement's) into a sink: a function that is
 ---called with each piece, or an object with a `write` method; it may wait. The sink is not finished.
+---Errors: `validation` also where ndjson has no form for a column's type (numeric, arrays): select to_json(it).
 ---@param sql string
 ---@param sink fun(piece: string)|{write: fun(self, piece: string)}
 ---@param options? nebula.pg.copy_out_options

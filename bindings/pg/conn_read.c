@@ -263,8 +263,8 @@ static bool drain(pg_conn *self) {
       /* What the server says while data go in is read once they have ended. */
       int more = r->copy->in ? 0 : pg_copy_read(self, r);
       if (more < 0) return false;
-      if (r->copy->length > 0) self->gathered = 0;
-      if (r->copy->length > 0) pg_copy_tell(r);
+      if (r->copy->data.length > 0) self->gathered = 0;
+      if (r->copy->data.length >= PG_COPY_PIECE) pg_copy_tell(r);
       if (more == 0) break;
       continue;
     }

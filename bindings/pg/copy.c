@@ -22,16 +22,11 @@ void pg_copy_tell(pg_request *request) {
   request->done(request);
 }
 
-static bool reserve(pg_copy *self, size_t more) {
-  if (self->capacity - self->length >= more) return true;
-  size_t capacity = self->capacity == 0 ? 16384 : self->capacity;
-  while (capacity - self->length < more)
-    capacity *= 2;
-  char *data = realloc(self->data, capacity);
-  if (data == NULL) return false;
-  self->data = data;
-  self->capacity = capacity;
-  return true;
+void pg_copy_free(pg_copy *self) {
+  if (self == NULL) return;
+  pg_copy_json_free(self->objects);
+  json_buffer_free(&self->data);
+  free(self);
 }
 
 /* COPY's text form escapes backslashes and control characters; JSON holds no raw control character
@@ -51,37 +46,53 @@ static size_t unescape_json(char *out, const char *in, size_t length) {
   return n;
 }
 
+/* Keeps what came, in the form that the caller wants. */
+static pg_copy_json_wrote keep(pg_copy *self, const char *message, size_t length) {
+  if (self->objects != NULL) return pg_copy_json_write(self->objects, message, length, &self->data);
+  if (!self->json)
+    return json_buffer_append(&self->data, message, length) ? PG_COPY_JSON_OK
+                                                            : PG_COPY_JSON_NO_MEMORY;
+  if (!json_buffer_reserve(&self->data, length + 2)) return PG_COPY_JSON_NO_MEMORY;
+  self->data.length += unescape_json(self->data.data + self->data.length, message, length);
+  return PG_COPY_JSON_OK;
+}
+
+/* False where the connection is to be closed. */
+static bool take(pg_request *request, const char *message, size_t length) {
+  pg_copy *self = request->copy;
+  size_t before = self->data.length, most = pg_pool_options_get(request->pool)->max_bytes;
+  if (most > 0 && length > most) {
+    pg_request_finish(request, PG_OUTCOME_LIMIT, NULL);
+    return true;
+  }
+  pg_copy_json_wrote kept = keep(self, message, length);
+  if (kept == PG_COPY_JSON_OK) return true;
+  self->data.length = before;
+  if (kept != PG_COPY_JSON_NOT_UTF8) return false;
+  pg_request_finish(request, PG_OUTCOME_UNFIT,
+                    "a text of the rows is not UTF-8, as JSON has to be");
+  return true;
+}
+
 int pg_copy_read(pg_conn *conn, pg_request *request) {
   pg_copy *self = request->copy;
   for (;;) {
     bool drop = request->abandoned || request->finished;
-    if (!drop && self->length >= PG_COPY_BUFFER) {
+    if (!drop && self->data.length >= PG_COPY_BUFFER) {
       conn->paused = true;
       pg_conn_watch(conn, 0);
       return 0;
     }
-    char *row = NULL;
-    int length = PQgetCopyData(conn->pg, &row, 1);
+    char *message = NULL;
+    int length = PQgetCopyData(conn->pg, &message, 1);
     if (length == 0) return 0;
     if (length < 0) {
       self->ended = true;
       return 1; /* also -2: the error is the next result */
     }
-    size_t n = (size_t)length, most = pg_pool_options_get(request->pool)->max_bytes;
-    if (most > 0 && n > most && !drop) {
-      pg_request_finish(request, PG_OUTCOME_LIMIT, NULL);
-      drop = true;
-    }
-    bool kept = drop || reserve(self, n + 2);
-    if (kept && !drop) {
-      if (self->json)
-        n = unescape_json(self->data + self->length, row, n);
-      else
-        memcpy(self->data + self->length, row, n);
-      self->length += n;
-    }
-    PQfreemem(row);
-    if (!kept) return -1;
+    bool well = drop || take(request, message, (size_t)length);
+    PQfreemem(message);
+    if (!well) return -1;
   }
 }
 
@@ -109,7 +120,7 @@ bool pg_copy_end(pg_request *request, const char *reason) {
 }
 
 void pg_copy_taken(pg_request *request) {
-  request->copy->length = 0;
+  request->copy->data.length = 0;
   if (request->conn != NULL) pg_conn_resume(request->conn);
 }
 

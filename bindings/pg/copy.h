@@ -1,27 +1,34 @@
 /* copy.h: the data of a COPY, in either direction, with backpressure.
  *
- * Out: what the server sends is collected up to COPY_BUFFER bytes, then the socket is left alone
- * until the caller has taken it. In: the caller puts a piece, and waits while libpq holds bytes
- * that the socket would not take. All on the loop's thread. */
+ * Out: what the server sends is collected up to PG_COPY_BUFFER bytes, then the socket is left alone
+ * until the caller has taken it; a caller that waits is woken once there are PG_COPY_PIECE. In: the
+ * caller puts a piece, and waits while libpq holds bytes that the socket would not take. All on the
+ * loop's thread. */
 #ifndef NEBULA_PG_COPY_H
 #define NEBULA_PG_COPY_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include "json/json_buffer.h"
 #include "pg/conn.h"
+#include "pg/copy_json.h"
 
-enum { PG_COPY_BUFFER = 256 << 10 };
+enum { PG_COPY_BUFFER = 256 << 10, PG_COPY_PIECE = 64 << 10 };
 
 struct pg_copy {
   bool started; /* the server agreed */
   bool in;      /* data goes to the server */
   bool ended;   /* no more data in either direction */
   bool json;    /* out: one column of JSON, written plain, a line each */
+  pg_copy_json
+      *objects; /* out: rows as objects, from the binary format; owned; NULL: as they come */
   bool wanted;  /* the caller waits: done() is called when there is news */
   int columns;
-  char *data; /* out: not yet taken */
-  size_t length, capacity;
+  json_buffer data; /* out: not yet taken */
 };
+
+/* For request.c: frees it. */
+void pg_copy_free(pg_copy *self);
 
 /* For conn_read.c: the server agreed to copy. */
 void pg_copy_start(pg_request *request, const PGresult *result);

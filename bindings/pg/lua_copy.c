@@ -18,6 +18,8 @@ static int copy_close(lua_State *L) {
   lua_pg_copy *self = luaL_checkudata(L, 1, LUA_PG_COPY);
   pg_request *r = self->request;
   self->request = NULL;
+  pg_copy_json_free(self->objects);
+  self->objects = NULL;
   if (r == NULL) return 0;
   pg_copy_abort(r);
   pg_request_release(r);
@@ -104,7 +106,9 @@ static int begin(lua_State *L) {
   r->alone = true;
   r->copy = calloc(1, sizeof *r->copy);
   if (r->copy == NULL) lua_pg_no_memory(L);
-  r->copy->json = self->format == LUA_PG_NDJSON;
+  r->copy->json = self->format == LUA_PG_NDJSON && self->objects == NULL;
+  r->copy->objects = self->objects;
+  self->objects = NULL;
   r->copy->wanted = true;
   task_ticket ticket = lua_pg_ticket(L, r, self->call);
   session->pool->building = NULL;
@@ -130,7 +134,7 @@ static int finish(lua_State *L, lua_pg_copy *self) {
 
 int lua_pg_copy_wait(lua_State *L, lua_pg_copy *self) {
   pg_request *r = self->request;
-  if (r->finished && r->copy->length == 0) return finish(L, self);
+  if (r->finished && r->copy->data.length == 0) return finish(L, self);
   task_ticket ticket = lua_pg_ticket(L, r, self->call);
   r->copy->wanted = true;
   r->refs++;
@@ -148,14 +152,14 @@ int lua_pg_copy_out_step(lua_State *L, lua_pg_copy *self) {
   for (;;) {
     pg_request *r = self->request;
     pg_copy *copy = r->copy;
-    if (copy->length == 0) return lua_pg_copy_wait(L, self);
+    if (copy->data.length == 0) return lua_pg_copy_wait(L, self);
     if (lua_isfunction(L, OTHER)) {
       lua_pushvalue(L, OTHER);
     } else {
       lua_getfield(L, OTHER, "write");
       lua_pushvalue(L, OTHER);
     }
-    lua_pushlstring(L, copy->data, copy->length);
+    lua_pushlstring(L, copy->data.data, copy->data.length);
     pg_copy_taken(r);
     lua_callk(L, lua_isfunction(L, OTHER) ? 1 : 2, 0, 0, written);
     lua_settop(L, COPY);
@@ -173,19 +177,24 @@ static int go_on(lua_State *L, int status, lua_KContext context) {
   if (!self->out && r->copy->started && !r->copy->in)
     err_raisef(L, ERR_VALIDATION, "database", "%s: this COPY writes data: use copy_out",
                self->call);
-  if (r->finished && r->copy->length == 0) return finish(L, self);
+  if (r->finished && r->copy->data.length == 0) return finish(L, self);
   return self->out ? lua_pg_copy_out_step(L, self) : lua_pg_copy_in_step(L, self);
 }
 
-/* Leaves the whole COPY statement on top: a query is wrapped, with its args in it. */
-static int compose(lua_State *L, const pg_request *bound) {
-  static const char *const WITH[] = {"text", "csv", "binary", "text"};
-  lua_pg_copy *self = lua_touserdata(L, COPY);
+static bool is_copy(lua_State *L) {
   size_t length;
   const char *sql = lua_tolstring(L, SQL, &length);
   pg_scan scan;
   pg_scan_sql(sql, length, &scan);
-  if (scan.kind == PG_CLASS_COPY) {
+  return scan.kind == PG_CLASS_COPY;
+}
+
+/* Leaves the whole COPY statement on top: a query is wrapped, with its args in it. */
+static int compose(lua_State *L, const pg_request *bound) {
+  lua_pg_copy *self = lua_touserdata(L, COPY);
+  size_t length;
+  const char *sql = lua_tolstring(L, SQL, &length);
+  if (is_copy(L)) {
     lua_pushvalue(L, SQL);
     return begin(L);
   }
@@ -197,17 +206,41 @@ static int compose(lua_State *L, const pg_request *bound) {
     push_bound(L, sql, length, bound);
   else
     lua_pushlstring(L, sql, length);
-  lua_pushfstring(L, "\n) TO STDOUT (FORMAT %s)", WITH[self->format]);
+  const char *format = self->objects != NULL           ? "binary"
+                       : self->format == LUA_PG_NDJSON ? "text"
+                                                       : FORMATS[self->format];
+  lua_pushfstring(L, "\n) TO STDOUT (FORMAT %s)", format);
   lua_concat(L, 3);
   return begin(L);
+}
+
+/* Rows of several columns become objects, and so does the one of a row that has a name. False, with
+ * the reason on top, where that cannot be. */
+static bool read_columns(lua_State *L, lua_pg_copy *self, const PGresult *columns) {
+  if (self->format != LUA_PG_NDJSON || (!self->named && PQnfields(columns) < 2)) return true;
+  int refused = pg_copy_json_refuses(columns);
+  if (refused >= 0) {
+    const char *name = PQfname(columns, refused), *type = pg_type_name(PQftype(columns, refused));
+    lua_pushfstring(L, "%s: ndjson has no form for the %s of column %s: select to_json(%s) AS %s",
+                    self->call, type != NULL ? type : "type", name, name, name);
+    return false;
+  }
+  if (self->named) lua_getfield(L, OPTIONS, "as");
+  self->objects = pg_copy_json_new(columns, self->named ? lua_tostring(L, -1) : NULL);
+  if (self->objects == NULL) lua_pushliteral(L, "not enough memory");
+  return self->objects != NULL;
 }
 
 static int described(lua_State *L, int status, lua_KContext context) {
   (void)status;
   pg_request *r = (pg_request *)context;
   lua_pg_session *session = lua_touserdata(L, SESSION);
+  lua_pg_copy *self = lua_touserdata(L, COPY);
   if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, session->pool, r);
+  bool well = read_columns(L, self, r->result);
   pg_request_release(r);
+  if (!well) err_raisef(L, ERR_VALIDATION, "database", "%s", lua_tostring(L, -1));
+  if (!self->args) return compose(L, NULL);
   size_t length;
   const char *sql = lua_tolstring(L, SQL, &length);
   pg_request *bound = lua_pg_build(L, session->pool, PG_REQUEST_EXECUTE, sql, length);
@@ -221,18 +254,18 @@ static int described(lua_State *L, int status, lua_KContext context) {
   return compose(L, bound);
 }
 
-/* The session has its connection: describes the query where there are args. */
+/* The session has its connection: describes the query where there are args, or columns to name. */
 static int prepare(lua_State *L) {
   lua_pg_session *session = lua_touserdata(L, SESSION);
   lua_pg_copy *self = lua_touserdata(L, COPY);
-  if (!self->args) return compose(L, NULL);
+  if (is_copy(L) && (self->args || self->named))
+    err_raisef(L, ERR_VALIDATION, "database", "%s: give the query alone where it has args or `as`",
+               self->call);
+  if (is_copy(L) || (!self->args && self->format != LUA_PG_NDJSON)) return compose(L, NULL);
   pg_conn *conn = lua_pg_check_conn(L, session, self->call);
   size_t length;
   const char *sql = lua_tolstring(L, SQL, &length);
   pg_request *r = lua_pg_build(L, session->pool, PG_REQUEST_DESCRIBE, sql, length);
-  if (r->statement->scan.kind == PG_CLASS_COPY)
-    err_raisef(L, ERR_VALIDATION, "database", "%s: give the query alone where it has args",
-               self->call);
   task_ticket ticket = lua_pg_ticket(L, r, self->call);
   session->pool->building = NULL;
   pg_pool_submit_to(session->pool->pool, conn, r);
@@ -247,7 +280,7 @@ static int acquired(lua_State *L, int status, lua_KContext context) {
 }
 
 static void read_options(lua_State *L, lua_pg_copy *self) {
-  static const char *const OUT[] = {"args", "format", NULL};
+  static const char *const OUT[] = {"args", "as", "format", NULL};
   static const char *const IN[] = {"columns", NULL};
   opt_check(L, OPTIONS, self->call, self->out ? OUT : IN);
   if (lua_isnil(L, OPTIONS) || !self->out) return;
@@ -259,6 +292,10 @@ static void read_options(lua_State *L, lua_pg_copy *self) {
     err_raisef(L, ERR_VALIDATION, "database",
                "%s: format is \"text\", \"csv\", \"binary\" or \"ndjson\", got \"%s\"", self->call,
                format);
+  const char *as;
+  self->named = opt_string(L, OPTIONS, self->call, "as", &as, NULL);
+  if (self->named && self->format != LUA_PG_NDJSON)
+    err_raisef(L, ERR_VALIDATION, "database", "%s: `as` is for the format ndjson", self->call);
   int type = lua_getfield(L, OPTIONS, "args");
   if (type != LUA_TNIL && type != LUA_TTABLE)
     err_raisef(L, ERR_VALIDATION, "database", "%s: args is a list, got %s", self->call,

@@ -16,9 +16,10 @@ enum { LUA_PG_NDJSON = 3 };
 typedef struct lua_pg_copy {
   pg_request *request;
   const char *call;
-  bool out, args;
+  bool out, args, named;
   int format;
-  lua_Integer row; /* in, from a list: the last that was sent */
+  pg_copy_json *objects; /* for the request to come: rows as objects; owned */
+  lua_Integer row;       /* in, from a list: the last that was sent */
 } lua_pg_copy;
 
 /* Hands on what has come, or takes what the source gives, until a wait or the end. */

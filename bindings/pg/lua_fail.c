@@ -135,6 +135,7 @@ static void push_outcome(lua_State *L, const lua_pg_pool *pool, const pg_request
          lua_pushfstring(L, "the statement was not done within its deadline of %f s", r->timeout));
     break;
   case PG_OUTCOME_LIMIT: push(L, ERR_LIMIT, NULL, false, explain_limit(L, pool, r)); break;
+  case PG_OUTCOME_UNFIT: push(L, ERR_VALIDATION, NULL, false, why); break;
   case PG_OUTCOME_CLOSED:
     push(L, ERR_POOL, NULL, false, *why != '\0' ? why : "the pool is closed");
     break;

@@ -104,6 +104,7 @@ static const char *error_of(const pg_request *r) {
   case PG_OUTCOME_CONNECT: return "no connection";
   case PG_OUTCOME_WAITED: return "no free connection";
   case PG_OUTCOME_TIMEOUT: return "deadline";
+  case PG_OUTCOME_UNFIT: return "unfit";
   case PG_OUTCOME_LIMIT: return "max_bytes";
   case PG_OUTCOME_CLOSED: return "closed";
   case PG_OUTCOME_MEMORY: return "out of memory";

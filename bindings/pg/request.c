@@ -108,8 +108,7 @@ void pg_request_release(pg_request *self) {
   while ((row = pg_request_next_row(self)) != NULL)
     PQclear(row);
   free(self->rows);
-  if (self->copy != NULL) free(self->copy->data);
-  free(self->copy);
+  pg_copy_free(self->copy);
   PQclear(self->result);
   pg_statement_release(self->statement);
   pg_pool_request_give(self->pool, self);

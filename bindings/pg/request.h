@@ -37,6 +37,7 @@ typedef enum pg_outcome {
   PG_OUTCOME_WAITED,  /* no connection became free in time */
   PG_OUTCOME_TIMEOUT, /* its own deadline passed */
   PG_OUTCOME_LIMIT,   /* the result passed max_bytes */
+  PG_OUTCOME_UNFIT,   /* a value has no place in the form that was asked for: see message */
   PG_OUTCOME_CLOSED,  /* the pool or the connection was closed by its owner */
   PG_OUTCOME_MEMORY,
 } pg_outcome;

@@ -2,38 +2,38 @@
 --
 -- An archive is two objects: KEY, NDJSON compressed with zstd, a line a row ({"execution": {...}},
 -- {"job": {...}}, ...), and KEY.manifest.json, which says how many of each, the columns, and the
--- SHA-256 of the NDJSON. The rows are deleted by the transaction that read them, which commits once the
--- object has been read back and compared: a row is in the database or in an archive whose manifest
--- holds, never in neither. What is under way stands in the task's checkpoint, which the same transaction
--- clears: an interrupted archive is known by it, and removed by the next run.
+-- SHA-256 of the NDJSON. A row's line lacks what is NULL in it. The rows are read by the statements that
+-- delete them, in a transaction which commits once the object has been read back and compared: a row is
+-- in the database or in an archive whose manifest holds, never in neither. What is under way stands in the
+-- task's checkpoint, which the same transaction clears: an interrupted archive is known by it, and removed
+-- by the next run.
 --
 -- What an execution has in the blob store, artifacts and large states, stays there under its key. The
--- rows that own those objects stay, too, so that no sweep takes them for orphans, and are copied into the
--- archive, so that a database that was lost gets them back with the rest.
+-- rows that own those objects stay, too, name the archive, so that no sweep takes them for orphans while it
+-- is there, and are copied into it, so that a database that was lost gets them back with the rest.
 local nebula = require "nebula"
 local raise = require "nebula.raise"
 local states = require "nebula.executions.state"
 
 local archive = {}
 
-local FORMAT = 1
+local FORMAT = 2
+local NULLS_LEFT_OUT = 2 -- the first format without them: a null is JSON's own
 local DATA, MANIFEST = ".ndjson.zst", ".manifest.json"
 local MOST_MANIFEST = 1 << 20
 local MOST_PIECE = 256 << 10
 
 archive.FINISHED = { "completed", "failed", "cancelled", "timed_out" }
 
--- The kinds of rows, in the order in which they can be inserted. WHERE speaks of the ids in `archived`;
--- `of` is the column with the execution's id; `kept` rows stay in the database, too; `cascade` rows go with
--- their execution, by the foreign key.
+-- The kinds of rows, in the order in which they are read, and brought back. `whose` says which rows `r`
+-- belong to a row `a` of `archived`; `of` is the column with the execution's id; `kept` rows stay in the
+-- database. The history goes before its execution, which would take it along.
 local KINDS = {
-  { kind = "workflow", from = "workflows", where = "id IN (SELECT workflow_id FROM archived)", kept = true },
-  { kind = "execution", from = "executions", where = "id IN (SELECT id FROM archived)", of = "id" },
-  { kind = "history", from = "execution_history", where = "execution_id IN (SELECT id FROM archived)",
-    of = "execution_id", cascade = true },
-  { kind = "job", from = "workflow_jobs", where = "execution_id IN (SELECT id FROM archived)", of = "execution_id" },
-  { kind = "blob", from = "blobs", where = "execution_id IN (SELECT id FROM archived)", of = "execution_id",
-    kept = true },
+  { kind = "workflow", from = "workflows", whose = "r.id = a.workflow_id", kept = true },
+  { kind = "history", from = "execution_history", whose = "r.execution_id = a.id", of = "execution_id" },
+  { kind = "execution", from = "executions", whose = "r.id = a.id", of = "id" },
+  { kind = "job", from = "workflow_jobs", whose = "r.execution_id = a.id", of = "execution_id" },
+  { kind = "blob", from = "blobs", whose = "r.execution_id = a.id", of = "execution_id", kept = true },
 }
 
 local ARCHIVED = [[
@@ -41,9 +41,9 @@ local ARCHIVED = [[
   ON COMMIT DROP
 ]]
 
--- The ids fit into one hash table: an ended job is found by no index, so each object costs two scans of
--- workflow_jobs.
-local WORK_MEM = "SET LOCAL work_mem = '64MB'"
+-- The ids fit into one hash table: an ended job is found by no index, so each object costs a scan of
+-- workflow_jobs. The history is moved before its execution goes, so no trigger needs to look for it.
+local SETTINGS = "SELECT set_config('work_mem', '64MB', true), set_config('nebula.history', 'gone', true)"
 
 --- Which executions a purge or an archive takes: $1 statuses, $2 the time before which they ended, $3 the
 --- names of their workflows or NULL. One with a job that still waits or runs stays.
@@ -58,7 +58,17 @@ archive.WHICH = [[
 ]]
 
 local CHOOSE = "INSERT INTO archived SELECT e.id, e.workflow_id, coalesce(e.completed_at, e.updated_at)"
-  .. archive.WHICH .. " ORDER BY coalesce(e.completed_at, e.updated_at), e.id LIMIT $4"
+  .. archive.WHICH .. [[
+  AND ($5::timestamptz IS NULL OR (coalesce(e.completed_at, e.updated_at), e.id) > ($5, $6::uuid))
+  ORDER BY coalesce(e.completed_at, e.updated_at), e.id
+  LIMIT $4
+]]
+
+local ENDED = [[
+  SELECT min(ended_at) AS first, max(ended_at) AS last,
+    (SELECT id FROM archived ORDER BY ended_at DESC, id DESC LIMIT 1) AS last_id
+  FROM archived
+]]
 
 -- States that a later one replaced, and no sweep has removed so far: gc-blobs collects the objects.
 local DISOWN = [[
@@ -67,9 +77,17 @@ local DISOWN = [[
   WHERE b.execution_id = a.id AND b.key LIKE 'executions/%/state/%' AND e.]] .. states.KEY .. [[ IS DISTINCT FROM b.key
 ]]
 
+-- The objects of its executions belong to the archive, too.
+local HAND_OVER = "UPDATE blobs SET archive = $1 WHERE execution_id IN (SELECT id FROM archived)"
+
+-- `plain`: NDJSON has a form for the type.
 local COLUMNS = [[
-  SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
-  WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped
+  SELECT attname AS name, atttypid::regtype AS type, atttypid IN ('json'::regtype, 'jsonb'::regtype) AS json,
+    atttypid = ANY ('{text,name,bpchar,varchar,int2,int4,int8,float8,bool,uuid,bytea,timestamp,timestamptz,
+      json,jsonb}'::regtype[]) AS plain
+  FROM pg_attribute
+  WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+  ORDER BY attnum
 ]]
 
 ---@class nebula.ArchiveManifest
@@ -85,8 +103,23 @@ local COLUMNS = [[
 
 -- ---- writing ----
 
--- Writes the rows of `archived` as NDJSON; returns counts, columns, bytes and their SHA-256.
-local function write_rows(tx, out)
+-- The statement that gives the rows of a kind, and takes them, and their columns.
+local function read_sql(tx, of)
+  local names, values = {}, {}
+  for i, column in ipairs(tx:query(COLUMNS, of.from)) do
+    local name = nebula.pg.ident(column.name)
+    names[i] = column.name
+    values[i] = column.plain and "r." .. name or ("to_json(r.%s) AS %s"):format(name, name)
+  end
+  local list = table.concat(values, ", ")
+  if of.kept then
+    return ("SELECT %s FROM %s r WHERE EXISTS (SELECT FROM archived a WHERE %s)"):format(list, of.from, of.whose), names
+  end
+  return ("DELETE FROM %s r USING archived a WHERE %s RETURNING %s"):format(of.from, of.whose, list), names
+end
+
+-- Moves the rows of `archived` into NDJSON; returns counts, columns, bytes and their SHA-256.
+local function move_rows(tx, out)
   local hasher, bytes = nebula.crypto.sha256_new(), 0
   local counts, columns = {}, {}
   local function sink(piece)
@@ -95,9 +128,9 @@ local function write_rows(tx, out)
     out:write(piece)
   end
   for _, of in ipairs(KINDS) do
-    columns[of.kind] = tx:value(COLUMNS, of.from)
-    counts[of.kind] = tx:copy_out(([[SELECT '{"%s":' || row_to_json(r)::text || '}' FROM %s r WHERE %s]])
-      :format(of.kind, of.from, of.where), sink, { format = "ndjson" })
+    local sql
+    sql, columns[of.kind] = read_sql(tx, of)
+    counts[of.kind] = tx:copy_out(sql, sink, { format = "ndjson", as = of.kind })
   end
   return counts, columns, bytes, hasher:finish()
 end
@@ -124,20 +157,6 @@ local function confirm(blobs, manifest)
     length, found, manifest.bytes, manifest.sha256)
 end
 
--- History that was written since the snapshot makes the cascade a serialization failure: all begins anew.
-local function delete_rows(tx, manifest)
-  for i = #KINDS, 1, -1 do
-    local of = KINDS[i]
-    if not of.kept and not of.cascade then
-      local deleted = tx:exec(("DELETE FROM %s WHERE %s"):format(of.from, of.where))
-      if deleted ~= manifest.counts[of.kind] then
-        raise("conflict", "archive %s: %d rows of %s were copied, but %d would be deleted; nothing was deleted",
-          manifest.key, manifest.counts[of.kind], of.from, deleted)
-      end
-    end
-  end
-end
-
 --- Removes what an interrupted archive left, parts of an upload included; its rows are still in the
 --- database.
 ---@param blobs nebula.Blobs
@@ -148,41 +167,50 @@ function archive.discard(blobs, key)
   for _, upload in ipairs(blobs:uploads { prefix = key }) do blobs:abort(upload) end
 end
 
+---@class nebula.ArchivePart
+---@field which {status: string[], before: string, workflows?: string[]}
+---@field key string of the object
+---@field limit integer executions in it
+---@field after? {ended: string, id: string} the last one of the part before
+---@field checkpoint nebula.Checkpoint holds the key until the archive stands
+---@field moved fun(after: {ended: string, id: string}) the rows are read: the next part may begin
+
 --- Archives the next executions: at most `limit`, those that ended first. nil where there are none.
 --- Raises what the database or the store raises; then nothing was deleted.
 ---@param ctx nebula.TaskContext
----@param which {status: string[], before: string, workflows?: string[]}
----@param key string of the object
----@param limit integer
+---@param part nebula.ArchivePart
 ---@return nebula.ArchiveManifest?
-function archive.write(ctx, which, key, limit)
-  local blobs, again = ctx.blobs.store, false -- an archive has its manifest: it needs no row in `blobs`
+function archive.write(ctx, part)
+  local blobs, key, which, again = ctx.blobs.store, part.key, part.which, false
+  local after = part.after or {}
   return ctx.db:transaction(function(tx)
     if again then archive.discard(ctx.blobs, key) end -- of the try before a serialization failure
     again = true
-    ctx.checkpoint:hold(tx)
-    tx:exec(WORK_MEM)
+    part.checkpoint:hold(tx)
+    tx:exec(SETTINGS)
     tx:exec(ARCHIVED)
-    local count = tx:exec(CHOOSE, which.status, which.before, which.workflows, limit)
-    if count == 0 then return nil end
+    if tx:exec(CHOOSE, which.status, which.before, which.workflows, part.limit, after.ended, after.id) == 0 then
+      return nil
+    end
     tx:exec "ANALYZE archived"
     tx:exec(DISOWN)
+    tx:exec(HAND_OVER, key)
+    -- the store itself: an archive has its manifest, and needs no row in `blobs`
     local out <close> = blobs:writer(key, { compress = "zstd", if_none_match = "*",
       content_type = "application/zstd" })
-    local counts, columns, bytes, sha256 = write_rows(tx, out)
+    local counts, columns, bytes, sha256 = move_rows(tx, out)
+    local ended = tx:one(ENDED)
+    part.moved { ended = ended.last, id = ended.last_id }
     local stored = out:finish()
     local manifest = {
       format = FORMAT, key = key, created_at = nebula.time.format(nebula.time.now()), counts = counts,
       columns = columns, bytes = bytes, size = stored.size, sha256 = sha256,
-      ended = tx:one "SELECT min(ended_at) AS first, max(ended_at) AS last FROM archived",
+      ended = { first = ended.first, last = ended.last },
     }
-    nebula.task.scope(function(scope) -- the server deletes, to be committed or not, while the object is read
-      scope:spawn(delete_rows, tx, manifest)
-      confirm(blobs, manifest)
-    end)
+    confirm(blobs, manifest)
     blobs:put(key .. MANIFEST, nebula.json.encode(manifest), { content_type = "application/json",
       if_none_match = "*" })
-    ctx.checkpoint:save(nil, tx)
+    part.checkpoint:save(nil, tx)
     return manifest
   end, { isolation = "repeatable read" })
 end
@@ -240,6 +268,31 @@ function archive.owns(blobs, key)
   return key:sub(-#DATA) == DATA and blobs:exists(key .. MANIFEST)
 end
 
+-- $1 an archive that is gone. What its executions have, where they were brought back, is theirs alone.
+local DISOWN_OF = [[
+  WITH whose AS (
+    SELECT b.key, EXISTS (SELECT FROM executions e WHERE e.id = b.execution_id) AS back
+    FROM blobs b
+    WHERE b.archive = $1
+  ), theirs AS (
+    UPDATE blobs b SET archive = NULL FROM whose w WHERE w.key = b.key AND w.back
+  )
+  DELETE FROM blobs b USING whose w WHERE w.key = b.key AND NOT w.back
+]]
+
+--- The artifacts of archives that are no longer there belong to nobody: how many; forgets them in `blobs`.
+--- Raises what the store raises.
+---@param db nebula.pg.queries
+---@param blobs nebula.Blobs
+---@return integer
+function archive.forget_gone(db, blobs)
+  local count = 0
+  for _, row in ipairs(db:query "SELECT DISTINCT archive AS key FROM blobs WHERE archive <> ''") do
+    if not blobs:exists(row.key .. MANIFEST) then count = count + db:exec(DISOWN_OF, row.key) end
+  end
+  return count
+end
+
 --- A new archive's key: what sorts by the time of archiving, and is nobody else's.
 ---@param prefix string
 ---@return string
@@ -266,24 +319,27 @@ local BY_KIND = {}
 for _, of in ipairs(KINDS) do BY_KIND[of.kind] = of end
 local MOST_LINES, MOST_BYTES = 1000, 1 << 20
 
--- The statement that inserts an array of rows; $2 narrows it to some executions.
+-- The statement that inserts an array of rows; $2 narrows it to some executions. A null that JSON itself
+-- holds is no SQL NULL.
 local function insert_sql(tx, manifest, of)
-  local known, names = {}, {}
-  for _, name in ipairs(tx:value(COLUMNS, of.from)) do known[name] = true end
+  local known, names, values = {}, {}, {}
+  for _, column in ipairs(tx:query(COLUMNS, of.from)) do known[column.name] = column end
   for i, name in ipairs(manifest.columns[of.kind]) do
     if not known[name] then
       raise("migration", "archive %s: its %s rows have a column %s, which %s here lacks; run: nebula migrate up",
         manifest.key, of.kind, name, of.from)
     end
     names[i] = nebula.pg.ident(name)
+    local exact = known[name].json and manifest.format >= NULLS_LEFT_OUT
+    values[i] = exact and ("(v -> %s)::%s"):format(nebula.pg.literal(name), known[name].type) or "r." .. names[i]
   end
-  local list = table.concat(names, ", ")
   return ([[
     INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE
-    SELECT %s FROM json_populate_recordset(NULL::%s, $1)
+    SELECT %s FROM json_array_elements($1) AS v, json_populate_record(NULL::%s, v) AS r
     WHERE $2::uuid[] IS NULL OR %s
     ON CONFLICT DO NOTHING
-  ]]):format(of.from, list, list, of.from, of.of and of.of .. " = ANY ($2)" or "true")
+  ]]):format(of.from, table.concat(names, ", "), table.concat(values, ", "), of.from,
+    of.of and "r." .. of.of .. " = ANY ($2)" or "true")
 end
 
 -- In a database made anew the numbers of the history begin again: those that come are to be higher than

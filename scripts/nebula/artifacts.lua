@@ -137,38 +137,29 @@ local function sweep_uploads(self, age)
   end
 end
 
--- The state of an execution that is not there may be an archived one's.
-local UNNAMED = "e." .. states.KEY .. " IS DISTINCT FROM b.key"
+-- States that no execution names, also of those that were never made: the transaction was undone. One
+-- whose execution is in an archive belongs to that.
+local UNNAMED = [[
+  FROM blobs b LEFT JOIN executions e ON e.id = b.execution_id
+  WHERE b.key LIKE 'executions/%/state/%' AND b.created_at < now() - make_interval(secs => $1)
+  AND e.]] .. states.KEY .. [[ IS DISTINCT FROM b.key AND (e.id IS NOT NULL OR b.archive IS NULL)
+]]
 
 local LEFT = [[
   SELECT (SELECT count(*) FROM blob_uploads WHERE started_at < now() - make_interval(secs => $1)) AS uploads,
-    (SELECT count(*) FROM blobs b JOIN executions e ON e.id = b.execution_id
-      WHERE b.key LIKE 'executions/%/state/%' AND b.created_at < now() - make_interval(secs => $1)
-      AND ]] .. UNNAMED .. [[) AS states
+    (SELECT count(*) ]] .. UNNAMED .. [[) AS states
 ]]
 
-local STATES = [[
-  SELECT b.key, ]] .. UNNAMED .. [[ AS unnamed
-  FROM blobs b JOIN executions e ON e.id = b.execution_id
-  WHERE b.key LIKE 'executions/%/state/%'
-  AND b.key > $1
-  AND b.created_at < now() - make_interval(secs => $2)
-  ORDER BY b.key
-  LIMIT $3
-]]
+local STATES = "SELECT b.key " .. UNNAMED .. " AND b.key > $2 ORDER BY b.key LIMIT $3"
 
 local function sweep_states(self, age)
   local count, after = 0, ""
   while true do
-    local rows = self.db:query(STATES, after, age, PAGE)
-    for _, row in ipairs(rows) do
-      if row.unnamed then
-        self.blobs:delete(row.key)
-        count = count + 1
-      end
-      after = row.key
-    end
+    local rows = self.db:query(STATES, age, after, PAGE)
+    for _, row in ipairs(rows) do self.blobs:delete(row.key) end
+    count = count + #rows
     if #rows < PAGE then return count end
+    after = rows[#rows].key
   end
 end
 

@@ -5,8 +5,9 @@ local nebula = require "nebula"
 local throttle = {}
 
 local LOOK_SECONDS, WAIT_SECONDS = 1, 0.5
+local BUSY_SECONDS = 2 -- for which somebody is taken to be at work after a statement of theirs was seen
 local VACUUM_FACTOR, LONGEST_REST = 3, 5 -- times the batch's own duration; seconds
-local SHARE = 1 -- times the batch's own duration, where others have statements running
+local SHARE = 2 -- times the batch's own duration, where others have statements running
 local LAG_BYTES = 256 << 20
 
 -- A replica that keeps up reports no lag, or a short one; one that has stopped falls behind in bytes.
@@ -36,7 +37,7 @@ Throttle.__index = Throttle
 --- Makes one. What this user may not see (replication, others' sessions) holds nothing up.
 ---@param opts {table?: string, max_lag: number, max_active?: integer, log: fun(line: string), label: string}
 ---  table: its vacuum slows the job down; max_lag: seconds; max_active: statements at the server; where
----  others run any, half of the time is left to them
+---  others run any, two thirds of the time are left to them
 ---@return nebula.Throttle
 function throttle.new(opts) return setmetatable({ opts = opts }, Throttle) end
 
@@ -44,32 +45,39 @@ function throttle.new(opts) return setmetatable({ opts = opts }, Throttle) end
 local function held_up(self, db, told)
   local opts = self.opts
   local lag = db:one(LAG, opts.max_lag)
-  local busy = not lag and opts.max_active and db:value(BUSY) or 0
-  self.shared = busy > 0
+  local crowded = opts.max_active and self.active > opts.max_active
   if lag and not told then
     opts.log(("%s waits for %s, %s behind"):format(opts.label, lag.name,
       lag.seconds and ("%.0f s"):format(lag.seconds) or ("%.0f MiB"):format(lag.bytes / (1 << 20))))
-  elseif opts.max_active and busy > opts.max_active and not told then
-    opts.log(("%s waits: %d statements run at the server"):format(opts.label, busy))
+  elseif crowded and not told then
+    opts.log(("%s waits: %d statements run at the server"):format(opts.label, self.active))
   end
-  return lag or opts.max_active and busy > opts.max_active
+  return lag or crowded
+end
+
+-- Statements of others are short: each pause looks, so that a busy server is not taken for an idle one.
+local function look(self, db)
+  self.active = db:value(BUSY)
+  if self.active > 0 then self.shared_until = nebula.time.monotonic() + BUSY_SECONDS end
 end
 
 --- Waits while the server asks for it. Call it between two batches.
 ---@param db nebula.pg.queries
 ---@param took number seconds that the last batch took
 function Throttle:rest(db, took)
+  if self.opts.max_active then look(self, db) end
   local now = nebula.time.monotonic()
   if now - (self.looked or -math.huge) >= LOOK_SECONDS then
     local told = false
     while held_up(self, db, told) do
       told = true
       nebula.task.sleep(WAIT_SECONDS)
+      if self.opts.max_active then look(self, db) end
     end
     self.vacuumed = self.opts.table and db:value(VACUUM, self.opts.table)
     self.looked = nebula.time.monotonic()
   end
-  local factor = self.vacuumed and VACUUM_FACTOR or self.shared and SHARE or 0
+  local factor = self.vacuumed and VACUUM_FACTOR or (self.shared_until or 0) > now and SHARE or 0
   if factor > 0 then nebula.task.sleep(math.min(took * factor, LONGEST_REST)) end
 end
 

@@ -2,7 +2,8 @@
 --
 -- Objects that no row of `blobs` names are first listed in blob_orphans, and deleted by a run that finds
 -- them there still after the grace period, unchanged and still unowned: an upload whose row is not yet
--- written has that long. Listing goes on where an interrupted run ended. Archives are nobody's orphans.
+-- written has that long. Listing goes on where an interrupted run ended. Archives are nobody's orphans, nor
+-- are the artifacts of what is in them, as long as they are there.
 local archive = require "nebula.archive"
 local nebula = require "nebula"
 
@@ -111,7 +112,8 @@ return {
   end,
 
   run = function(ctx, opts)
-    local done = { listed = list(ctx, opts.prefix), deleted = 0, bytes = 0 }
+    local done = { forgotten = archive.forget_gone(ctx.db, ctx.blobs), deleted = 0, bytes = 0 }
+    done.listed = list(ctx, opts.prefix)
     local after, failure = "", nil
     while true do
       local rows = ctx.db:query("SELECT key, etag, size " .. DUE .. " AND key > $3 ORDER BY key LIMIT $4", opts.grace,

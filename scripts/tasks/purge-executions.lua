@@ -1,9 +1,9 @@
 -- tasks/purge-executions.lua: nebula task purge-executions --keep completed=30d [--dry-run] [--yes]
 --
 -- Deletes ended executions with their history and jobs; archive-executions keeps them. Their artifacts
--- are nobody's then: gc-blobs deletes the objects after its grace period. An execution with a job that
--- still waits or runs stays. The jobs go first, so that an interrupted run leaves no job without its
--- execution.
+-- are nobody's then, unless an archive has them, too: gc-blobs deletes the objects after its grace period.
+-- An execution with a job that still waits or runs stays. The jobs go first, so that an interrupted run
+-- leaves no job without its execution. Each step reads a stretch of a table, in the time of one batch.
 local archive = require "nebula.archive"
 local retention = require "nebula.tasks.retention"
 
@@ -18,6 +18,8 @@ local PAST = ([[
   )
 ]]):format(ENDED, retention.past(ENDED))
 
+local CHOOSE = "INSERT INTO purged SELECT e.id " .. PAST .. " AND e.ctid >= $3::tid AND e.ctid < $4::tid"
+
 local JOBS = [[
   DELETE FROM workflow_jobs j
   USING purged p
@@ -29,10 +31,8 @@ local EXECUTIONS = [[
     DELETE FROM purged WHERE id IN (SELECT id FROM purged LIMIT $3) RETURNING id
   ), deleted AS (
     DELETE FROM executions WHERE id IN (SELECT e.id %s AND e.id IN (SELECT id FROM batch)) RETURNING id
-  ), history AS (
-    DELETE FROM execution_history WHERE execution_id IN (SELECT id FROM deleted)
   ), artifacts AS (
-    DELETE FROM blobs WHERE execution_id IN (SELECT id FROM deleted)
+    DELETE FROM blobs WHERE execution_id IN (SELECT id FROM deleted) AND archive IS NULL
   )
   SELECT (SELECT count(*) FROM batch) AS batch, (SELECT count(*) FROM deleted) AS deleted
 ]]
@@ -58,7 +58,9 @@ return {
     local connection <close> = ctx.db:acquire()
     connection:exec "CREATE TEMPORARY TABLE purged (id UUID PRIMARY KEY)"
     local _ <close> = setmetatable({}, { __close = function() connection:exec "DROP TABLE purged" end })
-    local total = connection:exec("INSERT INTO purged SELECT e.id " .. PAST, keep, shortest)
+    local total = ctx.walk("executions", function(from, to)
+      return connection:exec(CHOOSE, keep, shortest, from, to)
+    end, { target = opts.target })
     if total == 0 then return { executions = 0, jobs = 0 } end
     connection:exec "ANALYZE purged"
     local jobs = ctx.walk("workflow_jobs", function(from, to) return connection:exec(JOBS, from, to) end,

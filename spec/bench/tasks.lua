@@ -16,6 +16,7 @@ local tasks = require "nebula.tasks"
 local EXECUTIONS = tonumber(os.getenv "NEBULA_BENCH_EXECUTIONS") or 200000
 local OBJECTS = tonumber(os.getenv "NEBULA_BENCH_OBJECTS") or 20000
 local JOBS = tonumber(os.getenv "NEBULA_BENCH_JOBS") or 100000
+local PARTS = os.getenv "NEBULA_BENCH_TASKS" -- archive, collect, purge: those that are named
 local UNTIL = "2026-01-01T00:00:00Z"
 local PURGES = { "--keep", "completed=1d", "--keep", "cancelled=1d", "--keep", "failed=1d" }
 
@@ -25,35 +26,76 @@ local function empty(storage)
   storage.db:exec("TRUNCATE blobs, blob_orphans, task_checkpoints, " .. table.concat(TABLES, ", "))
 end
 
-local function seed(storage)
-  empty(storage)
+-- A database with the seeded executions, of which each measurement gets a copy.
+local function seeded(server)
+  local url = server:database "seeded"
+  local storage <close> = storages.new { database_url = url }
+  storage:run_migrations { log = function() end }
   tasks.run(storage, "seed", { executions = EXECUTIONS, ["until"] = UNTIL })
   storage.db:exec("VACUUM ANALYZE " .. table.concat(TABLES, ", "))
-  storage.db:exec "CHECKPOINT"
 end
 
-local function task(storage, place, ...)
+local function copied(server)
+  local db <close> = nebula.pg.connect { url = server:url "postgres", max_connections = 1 }
+  db:exec "DROP DATABASE IF EXISTS copied WITH (FORCE)"
+  db:exec "CREATE DATABASE copied TEMPLATE seeded STRATEGY FILE_COPY"
+  db:exec "CHECKPOINT"
+  return server:url "copied"
+end
+
+local function task(url, place, ...)
   return { file = program.program, args = { "task", ... }, cwd = place,
-    env = { DATABASE_URL = storage.pool_options.url, NEBULA_LOG = "warn", PGAPPNAME = "measured" } }
+    env = { DATABASE_URL = url, NEBULA_LOG = "warn", PGAPPNAME = "measured" } }
 end
 
-local function archive(bench, storage, place)
-  local copies = {}
-  for i, name in ipairs(TABLES) do
-    copies[i] = ("psql -Xqd '%s' -c 'COPY %s TO STDOUT'"):format(storage.pool_options.url, name)
+-- The peer copies the same rows as text, PostgreSQL's own form, and neither reads back nor deletes.
+local function archive(bench, server, place)
+  local rss, cpu = 0, 0
+  local function rate(command, is_ours)
+    local cost = bench.cost(command(copied(server)))
+    if is_ours then rss, cpu = math.max(rss, cost.rss), cost.cpu end
+    return EXECUTIONS / cost.wall
+  end
+  bench.compare {
+    name = ("%d executions, as many jobs, twice the history: archived, read back, and deleted"):format(EXECUTIONS),
+    peer = "COPY ... TO STDOUT | zstd", unit = " executions/s", rounds = 3,
+    ours = function()
+      return rate(function(url) return task(url, place, "archive-executions", "--yes") end, true)
+    end,
+    theirs = function()
+      return rate(function(url)
+        local copies = {}
+        for i, name in ipairs(TABLES) do copies[i] = ("psql -Xqd '%s' -c 'COPY %s TO STDOUT'"):format(url, name) end
+        return { file = "/bin/sh", args = { "-c", ("{ %s; } | zstd -q -o %s/copy.zst -f"):format(
+          table.concat(copies, "; "), place) } }
+      end)
+    end,
+  }
+  print(("  archive-executions: %.1f s CPU, at most %.0f MiB"):format(cpu, rss))
+end
+
+local function collect_from(bench, storage, place, name, store, env)
+  local numbers = {}
+  for i = 1, OBJECTS do numbers[i] = i end
+  nebula.task.map(numbers, function(i) store:put(("a/%08d"):format(i), "x") end, { concurrency = 32 })
+  empty(storage)
+  storage.db:exec([[INSERT INTO blobs (key, size, sha256, url)
+    SELECT 'a/' || lpad(n::text, 8, '0'), 1, 'x', 'x' FROM generate_series(2, $1::int) AS n]], OBJECTS)
+  local function costs(command)
+    for variable, value in pairs(env) do command.env[variable] = value end
+    if env.S3_BUCKET then command.cwd = nil end -- the place's nebula.conf.lua names a directory
+    return bench.cost(command)
   end
   bench.costs {
-    name = ("%d executions with as many jobs, and twice the history, archived (and verified, and deleted)"):format(
-      EXECUTIONS),
+    name = ("%d objects in %s, of which one is nobody's, looked at for orphans"):format(OBJECTS, name),
     clients = {
-      { name = "archive-executions", run = function()
-        seed(storage)
-        return bench.cost(task(storage, place, "archive-executions", "--yes"))
+      { name = "gc-blobs", run = function()
+        return costs(task(storage.pool_options.url, place, "gc-blobs", "--prefix", "a/", "--yes"))
       end },
-      { name = "COPY TO STDOUT | zstd", run = function()
-        seed(storage)
-        return bench.cost { file = "/bin/sh", args = { "-c", ("{ %s; } | zstd -q -o %s/copy.zst -f"):format(
-          table.concat(copies, "; "), place) } }
+      { name = "listing alone", run = function()
+        local command = task(storage.pool_options.url, place)
+        command.args = { "-e", "for _ in blobs:list { prefix = 'a/' } do end" }
+        return costs(command)
       end },
     },
   }
@@ -61,33 +103,11 @@ end
 
 local function collect(bench, storage, place)
   local options = s3.options()
-  local bucket = nebula.s3.connect(options)
-  local numbers = {}
-  for i = 1, OBJECTS do numbers[i] = i end
-  nebula.task.map(numbers, function(i) bucket:put(("a/%08d"):format(i), "x") end, { concurrency = 32 })
-  empty(storage)
-  storage.db:exec([[INSERT INTO blobs (key, size, sha256, url)
-    SELECT 'a/' || lpad(n::text, 8, '0'), 1, 'x', 'x' FROM generate_series(2, $1::int) AS n]], OBJECTS)
-  local env = { S3_ENDPOINT = options.endpoint, S3_BUCKET = options.bucket, S3_REGION = options.region,
-    S3_ACCESS_KEY_ID = options.access_key_id, S3_SECRET_ACCESS_KEY = options.secret_access_key }
-  local function costs(command)
-    for name, value in pairs(env) do command.env[name] = value end
-    command.cwd = nil -- the place's nebula.conf.lua names a directory
-    return bench.cost(command)
-  end
-  bench.costs {
-    name = ("%d objects in S3, of which one is nobody's, looked at for orphans"):format(OBJECTS),
-    clients = {
-      { name = "gc-blobs", run = function()
-        return costs(task(storage, place, "gc-blobs", "--prefix", "a/", "--yes"))
-      end },
-      { name = "listing alone", run = function()
-        local command = task(storage, place)
-        command.args = { "-e", "for _ in blobs:list { prefix = 'a/' } do end" }
-        return costs(command)
-      end },
-    },
-  }
+  collect_from(bench, storage, place, "S3", nebula.s3.connect(options), {
+    S3_ENDPOINT = options.endpoint, S3_BUCKET = options.bucket, S3_REGION = options.region,
+    S3_ACCESS_KEY_ID = options.access_key_id, S3_SECRET_ACCESS_KEY = options.secret_access_key,
+  })
+  collect_from(bench, storage, place, "a directory", storage.blobs, {})
 end
 
 local SAMPLE = [[
@@ -99,12 +119,12 @@ local SAMPLE = [[
 ]]
 
 -- Runs a purge until it is stopped or done; tells for how long it has held its row locks at most.
-local function purging(storage, place)
-  local run = child.spawn(task(storage, place, "purge-executions", "--yes", "--json", table.unpack(PURGES)))
+local function purging(url, db, place)
+  local run = child.spawn(task(url, place, "purge-executions", "--yes", "--json", table.unpack(PURGES)))
   local longest = 0
   local watch = nebula.task.spawn(function()
     while true do
-      longest = math.max(longest, storage.db:value(SAMPLE) or 0)
+      longest = math.max(longest, db:value(SAMPLE) or 0)
       nebula.task.sleep(0.005)
     end
   end)
@@ -117,32 +137,40 @@ local function purging(storage, place)
   end
 end
 
-local function purge(bench, storage, place)
-  local longest = 0
+local function purge(bench, server, place)
+  local longest, ended = 0, 0
   local function rate(beside)
-    seed(storage)
-    storage.db:exec(peers.FILL, JOBS)
-    storage.db:exec "ANALYZE workflow_jobs"
-    local stop = beside and purging(storage, place)
-    local got = peers.nebula("worker.lua", storage.pool_options.url, 32, 500)
-    if stop then longest = math.max(longest, (stop())) end
+    local url = copied(server)
+    local db <close> = nebula.pg.connect { url = url, max_connections = 2 }
+    db:exec(peers.FILL, JOBS)
+    db:exec "ANALYZE workflow_jobs"
+    local stop = beside and purging(url, db, place)
+    local got = peers.nebula("worker.lua", url, 32, 500)
+    if stop then
+      local held, done = stop()
+      longest, ended = math.max(longest, held), ended + (done and 1 or 0)
+    end
     return got.jobs / got.seconds
   end
   bench.compare {
     name = ("a worker of %d jobs beside a purge of %d executions"):format(JOBS, EXECUTIONS),
-    peer = "the worker alone", unit = " jobs/s", rounds = 3,
+    peer = "the worker alone", unit = " jobs/s",
     ours = function() return rate(true) end, theirs = function() return rate(false) end,
   }
-  print(("  the purge's longest transaction with row locks: %.0f ms"):format(longest * 1000))
+  print(("  the purge's longest transaction with row locks: %.0f ms; it was done before the worker %d times"):format(
+    longest * 1000, ended))
 end
 
 return function(bench)
   local place = directory.make "bench-tasks"
   nebula.fs.write(place .. "/nebula.conf.lua", ("return { blobs = { url = 'file:%s/store' } }"):format(place))
-  local storage <close> = storages.new { database_url = bench.postgres():database(),
-    blobs = "file:" .. place .. "/store" }
-  storage:run_migrations { log = function() end }
-  archive(bench, storage, place)
-  collect(bench, storage, place)
-  purge(bench, storage, place)
+  local server = bench.postgres()
+  seeded(server)
+  if not PARTS or PARTS:find "archive" then archive(bench, server, place) end
+  if not PARTS or PARTS:find "collect" then
+    local storage <close> = storages.new { database_url = server:database(), blobs = "file:" .. place .. "/store" }
+    storage:run_migrations { log = function() end }
+    collect(bench, storage, place)
+  end
+  if not PARTS or PARTS:find "purge" then purge(bench, server, place) end
 end

@@ -31,6 +31,53 @@ describe("pg copy", function()
       out("SELECT v::jsonb FROM (VALUES ('{\"a\":\"\\\\ \\n \\\" \\t\"}'), (NULL)) AS x(v)", { format = "ndjson" }))
   end)
 
+  it("writes rows as JSON objects, as the server would, without their NULLs", function()
+    local values = {
+      small = "'-5'::int2", large = "9007199254740993", double = "0.1::float8",
+      no_number = "'NaN'::float8", endless = "'-Infinity'::float8", yes = "true", bytes = [['\x00ff'::bytea]],
+      id = "'0a17f1c4-3d0c-4a4b-9c56-6d1c5f3a3b1e'::uuid", name = "'n'::name",
+      text = [[E'a"\n\\ \u00e9 \u0001 😀'::varchar]], at = "'2026-11-30T12:44:08.424017Z'::timestamptz",
+      plain = "'1999-12-31T23:59:59'::timestamp", never = "'infinity'::timestamptz",
+      document = [['{"a": [1, "\n", null]}'::jsonb]], written = "E'{\\n \"q\":\\t1.50}'::json", null = "'null'::jsonb",
+    }
+    local columns = {}
+    for name, value in pairs(values) do columns[#columns + 1] = ('%s AS "%s"'):format(value, name) end
+    local list = table.concat(columns, ", ")
+    local text, count = out(("SELECT %s, NULL::int AS absent FROM generate_series(1, 3)"):format(list),
+      { format = "ndjson", as = 'row "x"' })
+    assert.equal(3, count)
+    local lines = 0
+    for line in text:gmatch "([^\n]*)\n" do
+      lines = lines + 1
+      local body = line:match '^{"row \\"x\\"":(.*)}$'
+      -- the server reads each value as the one it wrote itself
+      for name, value in pairs(values) do
+        local cast = ({ at = "timestamptz", plain = "timestamp" })[name]
+        local read = cast and ("($1::jsonb ->> '%s')::%s = %s"):format(name, cast, value)
+          or ("$1::jsonb -> '%s' = to_jsonb(%s)"):format(name, value)
+        assert.is_true(db:value("SELECT " .. read, body), name .. ": " .. body)
+      end
+      assert.is_nil(nebula.json.decode(body).absent)
+    end
+    assert.equal(3, lines)
+    assert.equal('{"a":1,"b":"x"}\n{"a":2}\n',
+      out("SELECT * FROM (VALUES (1, $1), (2, NULL)) AS v (a, b)", { format = "ndjson", args = { "x" } }))
+    assert.equal('{"n":{"a":1}}\n', out("SELECT 1 AS a", { format = "ndjson", as = "n" }))
+    assert.equal("", out("SELECT 1 AS a, 2 AS b WHERE false", { format = "ndjson" }))
+    db:exec "INSERT INTO c VALUES (1, 'moved')"
+    assert.equal('{"a":1,"b":"moved"}\n', out("DELETE FROM c RETURNING a, b", { format = "ndjson" }))
+    assert.equal(0, db:value "SELECT count(*) FROM c")
+  end)
+
+  it("says which column of a row has no form as JSON", function()
+    assert.matches("no form for the numeric of column price: select to_json%(price%) AS price",
+      failure(out, "SELECT 1 AS a, 1.5 AS price", { format = "ndjson" }).message)
+    assert.equal('{"a":1,"price":1.50}\n',
+      out("SELECT 1 AS a, to_json(1.50) AS price", { format = "ndjson" }))
+    assert.matches("for the format ndjson", failure(out, "SELECT 1", { format = "csv", as = "x" }).message)
+    assert.matches("query alone", failure(out, "COPY c TO STDOUT", { format = "ndjson", as = "x" }).message)
+  end)
+
   it("puts args into the query by their types", function()
     local text, count = out("SELECT g FROM generate_series(1, $1) g WHERE g = ANY ($2) AND $3 = '$1 -- $2'",
       { args = { 10, { 2, 3, 99 }, "$1 -- $2" } })

@@ -165,6 +165,20 @@ for _, place in ipairs { "a directory", "S3" } do
       assert.equal(large("s").text, storage:get_execution(run.id).state.text)
     end)
 
+    it("hold no state of an execution that was never made", function()
+      local id = nebula.crypto.uuid_v7()
+      nebula.try(storage.db.transaction, storage.db, function(tx)
+        storage:create_execution({ id = id, workflow_id = workflow.id, state = large "x" }, tx)
+        error "no"
+      end)
+      assert.equal(1, stored_states(id))
+      assert.equal(0, storage:sweep_blobs().states) -- it may be about to be made
+      storage.db:exec("UPDATE blobs SET created_at = now() - interval '2 days' WHERE execution_id = $1", id)
+      assert.equal(1, storage:sweep_blobs({ dry_run = true }).states)
+      assert.equal(1, storage:sweep_blobs().states)
+      assert.equal(0, stored_states(id))
+    end)
+
     it("give the same execution for the same request with a large state, stored once", function()
       local request = { workflow_id = workflow.id, state = large "k", idempotency_key = "large" }
       local function stored() return storage.db:value "SELECT count(*) FROM blobs" end

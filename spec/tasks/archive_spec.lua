@@ -112,6 +112,8 @@ for name, store in pairs(STORES) do
       ]])
       assert.equal(EXECUTIONS + 1, run("archive-executions").executions)
 
+      local key = run("list-archives").rows[1].archive
+      for _, row in ipairs(before) do row.archive = key end
       assert.same({ uploads = 0, states = 0 }, run "sweep-blobs")
       assert.equal(1, run("gc-blobs", { prefix = "", grace = 0 }).deleted) -- the state that was replaced
       assert.same(before, storage.db:query "SELECT * FROM blobs ORDER BY key")
@@ -124,6 +126,36 @@ for name, store in pairs(STORES) do
       storage.db:exec("INSERT INTO execution_history (execution_id, to_status) VALUES ($1, 'seen')", id)
       local history = storage:execution_history(id)
       assert.equal("seen", history[#history].to_status)
+    end)
+
+    it("own the artifacts of their executions until they are gone themselves", function()
+      local kept = storage.db:value "SELECT id FROM executions ORDER BY completed_at LIMIT 1"
+      local gone = storage.db:value "SELECT id FROM executions ORDER BY completed_at DESC LIMIT 1"
+      for _, id in ipairs { kept, gone } do
+        storage.blobs:upload("artifacts/" .. id, "a report", { execution_id = id })
+      end
+      run "archive-executions"
+      local key = run("list-archives").rows[1].archive
+      run("restore-archive", { archive = { key }, execution = { kept } })
+      assert.equal(1, run("purge-executions", { keep = { completed = 0, failed = 0, cancelled = 0 } }).executions)
+      assert.equal(0, run("gc-blobs", { prefix = "", grace = 0 }).deleted) -- the archive has what it had
+      run("restore-archive", { archive = { key }, execution = { kept } })
+      storage.blobs:delete_many { key, key .. ".manifest.json" }
+      local done = run("gc-blobs", { prefix = "", grace = 0 })
+      assert.same({ 1, 1 }, { done.forgotten, done.deleted })
+      assert.is_false(storage.blobs:exists("artifacts/" .. gone))
+      assert.same({ { key = "artifacts/" .. kept, execution_id = kept } },
+        storage.db:query "SELECT key, execution_id, archive FROM blobs")
+    end)
+
+    it("keep the null of JSON apart from no value", function()
+      local id = storage.db:value "SELECT execution_id FROM workflow_jobs ORDER BY id LIMIT 1"
+      storage.db:exec("UPDATE workflow_jobs SET payload = 'null', result = NULL WHERE execution_id = $1", id)
+      local before = fingerprint()
+      run "archive-executions"
+      run("restore-archive", { all = true })
+      assert.equal(before, fingerprint())
+      assert.equal(1, storage.db:value "SELECT count(*) FROM workflow_jobs WHERE payload = 'null'")
     end)
 
     it("are refused whole where their data is not what the manifest describes", function()
@@ -163,24 +195,42 @@ for name, store in pairs(STORES) do
         run("archive-executions", { older_than = "100000d" }))
     end)
 
-    it("hold also what is written of an execution while it is archived", function()
-      local id = storage.db:value "SELECT id FROM executions ORDER BY id LIMIT 1"
+    -- Calls fn while an archive waits for the lock that `locking` takes.
+    local function while_archiving(locking, fn)
       local archiving
       storage.db:transaction(function(tx)
-        tx:exec "SELECT FROM workflow_jobs LIMIT 1 FOR UPDATE"
+        tx:exec(locking)
         archiving = nebula.task.spawn(run, "archive-executions", {})
-        child.await("an archive that deletes", 20, function()
+        child.await("an archive that waits", 20, function()
           return storage.db:value [[SELECT EXISTS (SELECT FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock')]]
         end)
+        fn()
+      end)
+      return archiving:join()
+    end
+
+    it("leave an execution that goes on while it is archived", function()
+      local id = storage.db:value "SELECT id FROM executions WHERE status = 'failed' ORDER BY id LIMIT 1"
+      local done = while_archiving("SELECT FROM execution_history LIMIT 1 FOR UPDATE", function()
+        storage:retry_execution(id)
+      end)
+      assert.equal(EXECUTIONS - 1, done.executions)
+      assert.equal(EXECUTIONS - 1, run("list-archives", { verify = true }).rows[1].executions)
+      assert.equal(id, storage.db:value "SELECT id FROM executions")
+      assert.equal(3, #storage:execution_history(id))
+    end)
+
+    it("lose nothing that is written of an execution while it is archived", function()
+      local id = storage.db:value "SELECT id FROM executions ORDER BY id LIMIT 1"
+      while_archiving("SELECT FROM workflow_jobs LIMIT 1 FOR UPDATE", function()
         storage.db:exec("INSERT INTO execution_history (execution_id, to_status) VALUES ($1, 'seen')", id)
       end)
-      archiving:join()
       assert.equal(0, executions())
       assert.equal(1, #run("list-archives", { verify = true }).rows)
-      assert.equal(2 * EXECUTIONS + 1, run("restore-archive", { all = true }).history)
+      assert.equal(2 * EXECUTIONS, run("restore-archive", { all = true }).history)
       local history = storage:execution_history(id)
-      assert.equal("seen", history[#history].to_status)
+      assert.same({ 3, "seen" }, { #history, history[#history].to_status })
     end)
 
     it("leave everything in the database where it refuses to delete", function()

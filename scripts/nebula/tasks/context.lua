@@ -51,6 +51,11 @@ function Checkpoint:save(value, tx)
   ]], self.task, nebula.pg.json(value))
 end
 
+--- Another one of this task, for work that runs beside the first.
+---@param name string
+---@return nebula.Checkpoint
+function Checkpoint:slot(name) return setmetatable({ db = self.db, task = self.task .. " " .. name }, Checkpoint) end
+
 -- ---- batches ----
 
 --- The place between two batches: ends the task where somebody asked for that (Ctrl-C), and waits
