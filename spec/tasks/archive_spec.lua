@@ -233,6 +233,21 @@ for name, store in pairs(STORES) do
       assert.same({ 3, "seen" }, { #history, history[#history].to_status })
     end)
 
+    it("are whole where somebody stops the task between two of them", function()
+      local asked = 0
+      local err = failure(tasks.run, storage, "archive-executions", { per_object = EXECUTIONS // 3 }, {
+        stop_asked = function()
+          asked = asked + 1
+          return asked > 1
+        end,
+      })
+      assert.equal("cancelled", err.kind)
+      local listed = run("list-archives", { verify = true }).rows
+      assert.same({ 1, "verified" }, { #listed, listed[1].state })
+      assert.equal(EXECUTIONS - listed[1].executions, executions())
+      assert.equal(0, storage.db:value "SELECT count(*) FROM task_checkpoints")
+    end)
+
     it("leave everything in the database where it refuses to delete", function()
       local before = fingerprint()
       storage.db:exec [[
