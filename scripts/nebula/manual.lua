@@ -55,6 +55,9 @@ local function add(list, path, command)
     entry.subcommands[i] = { name = name, summary = command.commands[name].summary or "" }
     add(list, path .. " " .. name, command.commands[name])
   end
+  for name, described in pairs(command.described and command.described() or {}) do
+    add(list, path .. " " .. name, described) -- its name is asked for: it may be a project's own
+  end
 end
 
 -- Every command and subcommand, the program itself first, as {path=, command=, subcommands=, flags=}.

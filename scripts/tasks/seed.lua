@@ -3,6 +3,7 @@
 -- Realistic rows for trying things out. The same options give the same rows with the same ids, and a
 -- run over rows that are there adds none: every number is drawn from the seed and the row's number.
 local nebula = require "nebula"
+local raise = require "nebula.raise"
 
 local NAMES = { "billing", "onboarding", "import", "thumbnails", "reports", "payouts", "reminders", "indexing" }
 
@@ -71,6 +72,13 @@ local PENDING = [[
 
 local PAGE = 5000
 
+local function newest_of(text)
+  if not text then return nebula.time.now() end
+  local time, err = nebula.try(nebula.time.parse, text)
+  if err then raise("config", "seed: --until is a time such as 2026-11-22T17:58:03Z, not %q", text) end
+  return time
+end
+
 return {
   summary = "Fill a database with realistic workflows, executions, jobs and failures, to try things out",
 
@@ -85,12 +93,13 @@ return {
   },
 
   preview = function(_, opts)
+    newest_of(opts["until"])
     return { would_insert = { workflows = opts.workflows, executions = opts.executions,
       jobs = opts.executions + opts.pending } }
   end,
 
   run = function(ctx, opts)
-    local newest = nebula.time.format(opts["until"] and nebula.time.parse(opts["until"]) or nebula.time.now())
+    local newest = nebula.time.format(newest_of(opts["until"]))
     local seed = tostring(opts.seed)
     ctx.db:exec(WORKFLOWS, seed, table.move(NAMES, 1, opts.workflows, 1, {}), newest)
     local done = { executions = 0, pending = 0 }

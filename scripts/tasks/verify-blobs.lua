@@ -1,10 +1,12 @@
--- tasks/verify-blobs.lua: nebula task verify-blobs [--size-only] [--concurrency 16]
+-- tasks/verify-blobs.lua: nebula task verify-blobs [--size-only] [--orphans] [--concurrency 16]
 --
 -- Reads every artifact that a row of `blobs` names, and compares its size and SHA-256. An interrupted
--- run goes on where it ended. Exit status 1 where something is wrong.
+-- run goes on where it ended. Then it lists what no row names, where that is asked for; gc-blobs is what
+-- deletes it. Exit status 1 where something is wrong.
+local archive = require "nebula.archive"
 local nebula = require "nebula"
 
-local PAGE = 500
+local PAGE, SHOWN_ORPHANS = 500, 1000
 local ROWS = [[
   SELECT key, execution_id, size, sha256 FROM blobs
   WHERE key > $1 AND starts_with(key, $2)
@@ -32,11 +34,34 @@ local function problem(blobs, row, size_only)
   return hasher:finish() ~= row.sha256 and "corrupt" or nil
 end
 
+-- Counts the objects that no row names, and adds the first ones to the report.
+local function find_orphans(ctx, prefix, rows)
+  local count, page = 0, {}
+  local function look()
+    for _, row in ipairs(ctx.db:query([[
+      SELECT p.key FROM unnest($1::text[]) WITH ORDINALITY AS p (key, n)
+      WHERE NOT EXISTS (SELECT FROM blobs b WHERE b.key = p.key) ORDER BY n
+    ]], page)) do
+      count = count + 1
+      if count <= SHOWN_ORPHANS then rows[#rows + 1] = { key = row.key, problem = "orphaned" } end
+    end
+    page = {}
+    ctx.throttle(0)
+  end
+  for object in ctx.blobs:list { prefix = prefix } do
+    if object.key and not archive.owns(ctx.blobs, object.key) then page[#page + 1] = object.key end
+    if #page == PAGE then look() end
+  end
+  if #page > 0 then look() end
+  return count
+end
+
 return {
   summary = "Compare every artifact with the size and checksum its row has",
 
   options = {
     prefix = { default = "", help = "only keys that begin so" },
+    orphans = { default = false, help = "tell also of objects that no row names" },
     size_only = { default = false, help = "do not read the objects" },
     concurrency = { default = 16, min = 1, max = 256, help = "objects read at once" },
   },
@@ -70,8 +95,10 @@ return {
       ctx.progress(state.checked, total, "objects")
       ctx.throttle(math.min(nebula.time.monotonic() - started, 1))
     end
+    local wrong = #state.rows
+    local orphaned = opts.orphans and find_orphans(ctx, opts.prefix, state.rows) or nil
     ctx.checkpoint:save(nil)
     return { rows = state.rows, columns = { "key", "execution_id", "problem" }, checked = state.checked,
-      wrong = #state.rows }, #state.rows == 0
+      wrong = wrong, orphaned = orphaned }, #state.rows == 0
   end,
 }

@@ -28,6 +28,9 @@ describe("nebula completion", function()
     assert.equal("--unique-key\n", offered("nebula", "queue", "push", "--unique-k"))
     assert.equal("completed\n", offered("nebula", "queue", "list", "--status", "comp"))
     assert.equal("--json\n", offered("nebula", "queue", "list", "--status", "dead", "--js"))
+    assert.equal("--per-object\n", offered("nebula", "task", "archive-executions", "--per"))
+    assert.equal("timed_out\n", offered("nebula", "task", "archive-executions", "--status", "tim"))
+    assert.equal("--dry-run\n", offered("nebula", "task", "purge-jobs", "--yes", "--dry"))
   end)
 
   it("offers bash the names of tasks, policies and handlers", function()
@@ -47,7 +50,7 @@ describe("nebula completion", function()
   it("makes a man page of every command", function()
     local page = printed "man"
     assert.equal(".TH NEBULA 1", page:sub(1, 12))
-    for _, heading in ipairs { ".SS nebula queue push", ".SS nebula init", ".SH ENVIRONMENT", ".SH EXIT STATUS" } do
+    for _, heading in ipairs { ".SS nebula queue push", ".SS nebula task health", ".SS nebula init", ".SH ENVIRONMENT", ".SH EXIT STATUS" } do
       assert.truthy(page:find("\n" .. heading .. "\n", 1, true), heading)
     end
   end)

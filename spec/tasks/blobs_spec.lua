@@ -78,6 +78,21 @@ for name, store in pairs(STORES) do
       assert.equal(OBJECTS // 2 + 1, #keys "artifacts/")
     end)
 
+    it("are listed on where a run was stopped", function()
+      put(OBJECTS)
+      local asked = 0
+      local _, err = nebula.try(tasks.run, storage, "gc-blobs", { prefix = "artifacts/" }, {
+        stop_asked = function()
+          asked = asked + 1
+          return asked == 1
+        end,
+      })
+      assert.equal("cancelled", err.kind)
+      storage.blobs:put("artifacts/00000", "it is behind the marker") -- for the next run
+      assert.equal(OBJECTS, run("gc-blobs", { prefix = "artifacts/" }).listed)
+      assert.equal(OBJECTS + 1, run("gc-blobs", { prefix = "artifacts/" }).listed)
+    end)
+
     it("are not collected while they change", function()
       put(2)
       run("gc-blobs", { prefix = "" })
@@ -108,6 +123,11 @@ for name, store in pairs(STORES) do
       assert.same({ { key = key(2), problem = "missing" }, { key = key(3), problem = "corrupt" },
         { key = key(5), problem = "wrong size" } }, report.rows)
       assert.equal(2, #run("verify-blobs", { size_only = true }).rows)
+      storage.db:exec("DELETE FROM blobs WHERE key IN ($1, $2)", key(4), key(5))
+      report, fine = run("verify-blobs", { orphans = true, prefix = "artifacts/" })
+      assert.same({ 2, 2, false }, { report.wrong, report.orphaned, fine })
+      assert.same({ { key = key(4), problem = "orphaned" }, { key = key(5), problem = "orphaned" } },
+        table.move(report.rows, 3, 4, 1, {}))
     end)
 
     it("are copied to another store, and only what it lacks", function()

@@ -154,6 +154,34 @@ describe("maintenance", function()
     assert.same({ "running", "running" }, { (state(held)), (state(new)) })
   end)
 
+  it("seeds the same rows for the same seed, once", function()
+    local ROWS = [[
+      SELECT md5(string_agg(t.row, '|' ORDER BY t.row)) FROM (
+        SELECT e::text FROM executions e UNION ALL SELECT j::text FROM workflow_jobs j UNION ALL
+        SELECT w::text FROM workflows w UNION ALL
+        SELECT concat(execution_id, at, from_status, to_status, error) FROM execution_history
+      ) AS t (row)
+    ]]
+    local function seeded(seed)
+      local options = { executions = 300, pending = 20, ["until"] = "2026-01-01T00:00:00Z", seed = seed }
+      assert.same({ executions = 300, pending = 20 }, (run("seed", options)))
+      local rows = db:value(ROWS)
+      assert.same({ executions = 0, pending = 0 }, (run("seed", options)))
+      assert.equal(rows, db:value(ROWS))
+      db:exec "TRUNCATE workflows, executions, execution_history, workflow_jobs"
+      return rows
+    end
+    local first = seeded(1)
+    assert.equal(first, seeded(1))
+    assert.not_equal(first, seeded(2))
+  end)
+
+  it("takes a date that is none for a mistake", function()
+    local _, err = nebula.try(run, "seed", { ["until"] = "yesterday" })
+    assert.equal('config: seed: --until is a time such as 2026-11-22T17:58:03Z, not "yesterday"', tostring(err))
+    assert.equal(0, db:value "SELECT count(*) FROM executions")
+  end)
+
   it("takes the name of no workflow for a mistake", function()
     storage:save_workflow { name = "billing", definition = {} }
     for task, options in pairs {

@@ -99,10 +99,8 @@ local function stop_on_signals()
   return function() return asked end
 end
 
-local function run(listing, words)
-  if #words == 0 then return list(listing.json) end
-  local nebula, options, tasks = require "nebula", require "nebula.options", require "nebula.tasks"
-  local task = tasks.load(words[1])
+-- A task's options, and the frame's. Raises `config` where it has one of those itself.
+local function options_of(task)
   local declared = {}
   for name, option in pairs(task.options) do declared[name] = option end
   for name, option in pairs(COMMON) do
@@ -111,6 +109,26 @@ local function run(listing, words)
     end
     declared[name] = option
   end
+  return declared
+end
+
+-- Every task as a command, for the completions and the man page.
+local function described()
+  local nebula, tasks, commands = require "nebula", require "nebula.tasks", {}
+  for _, name in ipairs(tasks.names()) do
+    commands[name] = nebula.try(function()
+      local task = tasks.load(name)
+      return { summary = task.summary, options = options_of(task) }
+    end)
+  end
+  return commands
+end
+
+local function run(listing, words)
+  if #words == 0 then return list(listing.json) end
+  local nebula, options, tasks = require "nebula", require "nebula.options", require "nebula.tasks"
+  local task = tasks.load(words[1])
+  local declared = options_of(task)
   if listing.json then usage("the options of task %s stand behind its name", words[1]) end
   local opts, rest = nebula.try(options.parse, declared, table.move(words, 2, #words, 1, {}))
   if not opts then usage("task %s: %s", task.name, rest.message) end
@@ -140,6 +158,7 @@ return {
   usage = "nebula task [NAME [OPTIONS]]",
   options = { json = { default = false, help = "print JSON: of the list, an object a line" } },
   raw = true,
+  described = described,
   names = "tasks",
   run = run,
 }
