@@ -50,7 +50,9 @@ describe("nebula completion", function()
   it("makes a man page of every command", function()
     local page = printed "man"
     assert.equal(".TH NEBULA 1", page:sub(1, 12))
-    for _, heading in ipairs { ".SS nebula queue push", ".SS nebula task health", ".SS nebula init", ".SH ENVIRONMENT", ".SH EXIT STATUS" } do
+    for _, heading in ipairs {
+      ".SS nebula queue push", ".SS nebula task health", ".SS nebula init", ".SH ENVIRONMENT", ".SH EXIT STATUS",
+    } do
       assert.truthy(page:find("\n" .. heading .. "\n", 1, true), heading)
     end
   end)

@@ -201,7 +201,7 @@ for name, store in pairs(STORES) do
       storage.db:transaction(function(tx)
         tx:exec(locking)
         archiving = nebula.task.spawn(run, "archive-executions", {})
-        child.await("an archive that waits", 20, function()
+        child.await("an archive that waits", 90, function()
           return storage.db:value [[SELECT EXISTS (SELECT FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock')]]
         end)

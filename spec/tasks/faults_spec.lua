@@ -136,7 +136,7 @@ describe("a task as a process", function()
       session:exec "BEGIN"
       session:exec(lock)
       run = child.spawn(command(...))
-      child.await("a task that waits", 20, function()
+      child.await("a task that waits", 90, function()
         return holder:value [[SELECT EXISTS (SELECT FROM pg_stat_activity
           WHERE datname = current_database() AND wait_event_type = 'Lock')]]
       end)

@@ -60,14 +60,14 @@ describe("a task that is killed again and again", function()
     storage.db:transaction(function(tx)
       tx:exec(lock)
       local run = start()
-      child.await("a run that waits for the lock", 20, function() return storage.db:value(WAITING) end)
+      child.await("a run that waits for the lock", 90, function() return storage.db:value(WAITING) end)
       kill(run)
     end)
     for i = 1, KILLS do
       local run = start()
       if not run:wait(0.02 + (i - 1 + math.random()) / KILLS * seconds) then kill(run) end
     end
-    child.await("the end of the killed runs' sessions", 20, function() return storage.db:value(OTHERS) == 0 end)
+    child.await("the end of the killed runs' sessions", 90, function() return storage.db:value(OTHERS) == 0 end)
     local last = start()
     local _, said = last:read_all()
     assert.equal(0, last:wait().status, said)

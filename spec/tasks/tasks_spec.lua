@@ -149,7 +149,7 @@ describe("admin tasks", function()
       stdout = "pipe", stderr = "pipe" }
     assert.matches("batch", running:read "stdout")
     running:kill "INT"
-    local stopped = running:wait(20)
+    local stopped = running:wait(90)
     assert.equal(130, stopped and stopped.status)
   end)
 
@@ -157,14 +157,17 @@ describe("admin tasks", function()
     local said = {}
     local throttle = require("nebula.throttle").new { label = "task x", max_lag = 5, max_active = 0,
       log = function(line) said[#said + 1] = line end }
-    local busy = nebula.task.spawn(function() storage.db:exec "SELECT pg_sleep(1.2)" end)
-    child.await("a busy server", 5, function()
-      return storage.db:value [[SELECT EXISTS (SELECT FROM pg_stat_activity
-        WHERE datname = current_database() AND query LIKE '%pg_sleep(1.2)%' AND state = 'active'
-          AND pid <> pg_backend_pid())]]
+    local session <close> = storage.db:acquire()
+    local pid = session:value "SELECT pg_backend_pid()"
+    local busy = nebula.task.spawn(function() nebula.try(session.exec, session, "SELECT pg_sleep(600)") end)
+    child.await("a busy server", 90, function()
+      return storage.db:value("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1", pid)
     end)
-    throttle:rest(storage.db, 0)
+    local resting = nebula.task.spawn(throttle.rest, throttle, storage.db, 0)
+    child.await("the throttle's word", 90, function() return #said > 0 end)
+    storage.db:value("SELECT pg_cancel_backend($1)", pid)
     busy:join()
+    resting:join()
     assert.equal(1, #said)
     assert.matches("^task x waits: %d+ statements run at the server$", said[1])
   end)
