@@ -55,8 +55,8 @@ local function add(list, path, command)
     entry.subcommands[i] = { name = name, summary = command.commands[name].summary or "" }
     add(list, path .. " " .. name, command.commands[name])
   end
-  for name, described in pairs(command.described and command.described() or {}) do
-    add(list, path .. " " .. name, described) -- its name is asked for: it may be a project's own
+  for _, below in ipairs(command.described and command.described() or {}) do
+    add(list, path .. " " .. below.name, below) -- its name is asked for: it may be a project's own
   end
 end
 

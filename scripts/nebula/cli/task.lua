@@ -116,9 +116,9 @@ end
 local function described()
   local nebula, tasks, commands = require "nebula", require "nebula.tasks", {}
   for _, name in ipairs(tasks.names()) do
-    commands[name] = nebula.try(function()
+    commands[#commands + 1] = nebula.try(function()
       local task = tasks.load(name)
-      return { summary = task.summary, options = options_of(task) }
+      return { name = name, summary = task.summary, options = options_of(task) }
     end)
   end
   return commands
