@@ -115,7 +115,7 @@ end
 -- Every task as a command, for the completions and the man page.
 local function described()
   local nebula, tasks, commands = require "nebula", require "nebula.tasks", {}
-  for _, name in ipairs(tasks.names()) do
+  for _, name in ipairs(require("nebula.project").names "tasks") do
     commands[#commands + 1] = nebula.try(function()
       local task = tasks.load(name)
       return { name = name, summary = task.summary, options = options_of(task) }
