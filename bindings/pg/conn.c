@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "pg/hold.h"
 #include "pg/pool.h"
 
 /* What is pipelined behind a request that is not answered: a copy of it stands in libpq's buffer.
@@ -101,14 +102,6 @@ void pg_conn_fail(pg_conn *self, const char *message, const PGresult *result) {
   shut(self, PG_OUTCOME_LOST, self->error);
 }
 
-static int send_sync(PGconn *pg) {
-#ifdef LIBPQ_HAS_SEND_PIPELINE_SYNC
-  return PQsendPipelineSync(pg);
-#else
-  return PQpipelineSync(pg);
-#endif
-}
-
 /* Sends DEALLOCATE as a segment of its own, for a statement that left the cache. Nobody waits. */
 static bool send_deallocate(pg_conn *self, uint32_t name) {
   char sql[48];
@@ -116,7 +109,7 @@ static bool send_deallocate(pg_conn *self, uint32_t name) {
   pg_request *r = pg_pool_internal_request(self->pool, PG_REQUEST_EXECUTE, sql);
   if (r == NULL) return false;
   r->conn = self;
-  if (!PQsendQueryParams(self->pg, sql, 0, NULL, NULL, NULL, NULL, 0) || !send_sync(self->pg)) {
+  if (!PQsendQueryParams(self->pg, sql, 0, NULL, NULL, NULL, NULL, 0) || !pg_hold_sync(self->pg)) {
     pg_request_release(r);
     return false;
   }
@@ -186,7 +179,7 @@ static int send_statement(pg_conn *self, pg_request *r, naming how) {
 static bool send_segment(pg_conn *self, pg_request *r) {
   naming how = name_statement(self, r);
   return how != NO_MEMORY && send_prelude(self, r) && send_statement(self, r, how) &&
-         send_sync(self->pg);
+         pg_hold_sync(self->pg);
 }
 
 /* Puts one request on the wire. False where libpq refuses: the connection is done for. */
