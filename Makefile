@@ -142,9 +142,10 @@ BENCH_PROGRAMS := $(patsubst spec/bench/%.c,$(BUILD)/bench/%,$(wildcard spec/ben
 bench: all $(PROXIES) $(BENCH_PROGRAMS) $(BUILD)/.bench-packages $(SPEC_POSTGRES:%=%/.installed) ## ratios against peers, measured in the same run; BENCH=file runs one
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/bench.lua $(BENCH)
 
+$(BUILD)/bench/tables: OWN_ALLOCATOR := $(ALLOCATOR)
 $(BUILD)/bench/%: spec/bench/%.c $(BUILD)/.packages
 	@mkdir -p $(@D)
-	$(call say,cc,$<)$(CC) $(CFLAGS) -o $@ $< $(shell pkg-config --libs libpq)
+	$(call say,cc,$<)$(CC) $(CFLAGS) -o $@ $< $(OWN_ALLOCATOR) $(shell pkg-config --libs libpq lua5.4) -lm
 
 # libFuzzer wants clang. What a fuzzer has found grows in build/fuzz/NAME.corpus from run to run.
 FUZZ_SECONDS ?= 60

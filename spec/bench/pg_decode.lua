@@ -1,5 +1,6 @@
--- Results into Lua tables, against lua-dbi in a stock Lua and against a loop in C that makes nothing of
--- the values; and how much memory a stream of ten million rows takes.
+-- Results into Lua tables, against lua-dbi in a stock Lua, against a loop in C that makes nothing of the
+-- values, and against the making of such tables alone, without a server: what any client of Lua's pays;
+-- and how much memory a stream of ten million rows takes.
 --
 --   NEBULA_BENCH_ROWS   rows of the stream (10000000)
 local nebula = require "nebula"
@@ -36,17 +37,26 @@ return function(bench)
     })
   end
 
-  local function in_c()
+  -- What a program of spec/bench did a second; it prints the seconds of each of its rounds.
+  local function by(file, ...)
     local total, text = 0, bench.child.must {
-      file = directory.build .. "/bench/decode", args = { url, SQL, tostring(QUERIES) },
+      file = directory.build .. "/bench/" .. file, args = { ... },
     }
     for seconds in text:gmatch "[%d.]+" do total = total + tonumber(seconds) end
     return QUERIES * ROWS / total
   end
 
+  local function in_c() return by("decode", url, SQL, tostring(QUERIES)) end
+
+  local function tables_alone() return by("tables", tostring(ROWS), tostring(QUERIES)) end
+
   local name = "100,000 rows x 5 columns into tables"
   bench.compare { name = name, peer = "lua-dbi-postgresql", unit = " rows/s", ours = ours, theirs = dbi }
   bench.compare { name = name, peer = "a C loop over libpq", unit = " rows/s", ours = ours, theirs = in_c }
+  bench.compare {
+    name = name, peer = "such tables made in memory, without a server", unit = " rows/s", ours = ours,
+    theirs = tables_alone,
+  }
 
   local got = nebula.json.decode((bench.child.must {
     file = program.program, args = { "spec/bench/pg/stream.lua", url, tostring(STREAMED) }, timeout = 600,

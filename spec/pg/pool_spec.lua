@@ -98,16 +98,20 @@ describe("pg pool", function()
 
   it("lets a slow statement delay nobody while a connection is idle", function()
     local db <close> = connect { max_connections = 2 }
+    local other <close> = connect { max_connections = 1 }
+    local lock <close> = other:acquire()
+    lock:value "SELECT pg_advisory_lock(7)"
     for _ = 1, 3 do db:value "SELECT 1" end
     local done = {}
     task.scope(function(scope)
       scope:spawn(function()
-        db:value "SELECT pg_sleep(0.3)"
+        db:value "SELECT pg_advisory_xact_lock(7)"
         done[#done + 1] = "slow"
       end)
       scope:spawn(function()
         for _ = 1, 20 do db:value "SELECT 1" end
         done[#done + 1] = "quick"
+        lock:value "SELECT pg_advisory_unlock(7)"
       end)
     end)
     assert.same({ "quick", "slow" }, done)
