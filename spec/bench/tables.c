@@ -9,7 +9,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 
-enum { COLUMNS = 5, NAMES = 2, TEXTS = 2, ROOM = 48 };
+enum { COLUMNS = 5, TEXTS = 2, ROOM = 48 };
 
 static double now(void) {
   struct timespec t;

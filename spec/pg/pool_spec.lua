@@ -53,7 +53,9 @@ describe("pg pool", function()
     local list = {}
     for i = 1, 20 do list[i] = i end
     task.map(list, function()
-      db:transaction(function(tx) tx:exec "SELECT pg_sleep(0.005)" end)
+      db:transaction(function(tx)
+        repeat tx:exec "SELECT pg_sleep(0.005)" until db:stats().opened >= 3
+      end)
     end, { concurrency = 20 })
     assert.equal(3, db:stats().opened)
   end)
@@ -148,7 +150,8 @@ describe("pg pool", function()
     local stop = false
     task.scope(function(scope)
       scope:spawn(function()
-        while not stop do
+        for _ = 1, 20 do -- each takes 32 statements along at most
+          if stop then break end
           killer:query [[SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()
             ORDER BY random() LIMIT 1]]
