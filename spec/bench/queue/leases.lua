@@ -14,7 +14,8 @@ nebula.task.scope(function(scope)
       local claimed
       repeat
         claimed = storage:claim_jobs("worker " .. i, batch)
-        jobs = jobs + storage:complete_jobs(claimed)
+        local completed = storage:complete_jobs(claimed) -- it waits: others count meanwhile
+        jobs = jobs + completed
       until #claimed == 0
     end)
   end
