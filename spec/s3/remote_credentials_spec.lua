@@ -171,7 +171,7 @@ describe("the metadata service", function()
     assert.equal("200 403\n", say(machine(), [[
       local put = bucket:presign("presigned", { method = "PUT" })
       local answers = {}
-      for i, url in ipairs { put, (put:gsub("(.)$", { a = "b" }):gsub("([^a])$", "a")) } do
+      for i, url in ipairs { put, (put:gsub(".$", function(last) return last == "a" and "b" or "a" end)) } do
         answers[i] = nebula.http.request { method = "PUT", url = url, body = "x" }.status
       end
       print(table.concat(answers, " "))
