@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <lauxlib.h>
+#include "base/lua_bytes.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 #include "crypto/crypto_text.h"
@@ -419,10 +420,7 @@ static void push_url(lua_State *L, const blob_key *key) {
   bytes url = {0};
   bytes_format(&url, "%s/", self->url);
   blob_url_append(&url, key->text, key->length);
-  bool done = !url.failed;
-  if (done) lua_pushlstring(L, url.data, url.length);
-  bytes_free(&url);
-  if (!done) luaL_error(L, "not enough memory");
+  lua_push_bytes(L, &url);
 }
 
 void blob_push_stored(lua_State *L, const blob_key *key, const blob_info *info) {

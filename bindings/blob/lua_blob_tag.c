@@ -1,6 +1,7 @@
 /* lua_blob_tag.c: a store's tags: store:tag, and the option `tags`. */
 #include <string.h>
 #include <lauxlib.h>
+#include "base/lua_bytes.h"
 #include "base/lua_error.h"
 #include "blob/lua_blob.h"
 
@@ -47,10 +48,7 @@ static int tags_done(lua_State *L, int status, lua_KContext context) {
   if (self->error != 0) blob_raise(L, self->base.class->call, &self->key, NULL, self->error);
   bytes tags = {0};
   blob_pairs_append(&tags, &self->info, true);
-  lua_pushlstring(L, bytes_text(&tags), tags.length); // it owns them from here on
-  bool well = !tags.failed;
-  bytes_free(&tags);
-  if (!well) return luaL_error(L, "not enough memory");
+  lua_push_bytes(L, &tags);
   const char *at = lua_tostring(L, -1), *end = at + lua_rawlen(L, -1);
   lua_newtable(L);
   while (at < end) {

@@ -2,6 +2,7 @@
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
+#include "base/lua_bytes.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 #include "http/lua_client.h"
@@ -152,10 +153,9 @@ static int bucket_bucket_exists(lua_State *L) {
 
 static int push_url(lua_State *L, const s3_client *client, const char *key, size_t length) {
   bytes text = {0};
-  bool well = s3_url_append(&text, client, NULL, key, length);
-  if (well) lua_pushlstring(L, text.data, text.length);
-  bytes_free(&text);
-  return well ? 1 : luaL_error(L, "not enough memory");
+  s3_url_append(&text, client, NULL, key, length);
+  lua_push_bytes(L, &text);
+  return 1;
 }
 
 static int bucket_url(lua_State *L) {

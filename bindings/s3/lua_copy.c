@@ -2,6 +2,7 @@
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/lua_bytes.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 #include "http/uri.h"
@@ -35,10 +36,7 @@ static const char *push_source(lua_State *L) {
   uri_encode(&text, bucket, strlen(bucket), false);
   bytes_append_char(&text, '/');
   uri_encode(&text, key, length, true);
-  if (!text.failed) lua_pushlstring(L, text.data, text.length);
-  bool well = !text.failed;
-  bytes_free(&text);
-  if (!well) luaL_error(L, "not enough memory");
+  lua_push_bytes(L, &text);
   return lua_tostring(L, -1);
 }
 

@@ -2,6 +2,7 @@
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/lua_bytes.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 #include "http/uri.h"
@@ -38,24 +39,21 @@ static int lister_gc(lua_State *L) {
 }
 
 /* Keys come percent-encoded, so that every byte survives XML; a blank may be a plus. */
-static bool decode(bytes *out, const xml_node *node) {
+static void decode(bytes *out, const xml_node *node) {
   bytes text = {0};
   bytes_append(&text, node->text, node->text_length);
   for (size_t i = 0; i < text.length; i++) {
     if (text.data[i] == '+') text.data[i] = ' ';
   }
-  bool well = !text.failed && uri_decode(out, bytes_text(&text), text.length);
+  out->failed = text.failed || !uri_decode(out, bytes_text(&text), text.length);
   bytes_free(&text);
-  return well;
 }
 
 static void set_decoded(lua_State *L, const char *name, const xml_node *node) {
   bytes plain = {0};
   if (node == NULL) return;
-  bool well = decode(&plain, node);
-  if (well) lua_pushlstring(L, bytes_text(&plain), plain.length);
-  bytes_free(&plain);
-  if (!well) luaL_error(L, "not enough memory");
+  decode(&plain, node);
+  lua_push_bytes(L, &plain);
   lua_setfield(L, -2, name);
 }
 
