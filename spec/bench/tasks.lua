@@ -129,6 +129,7 @@ local function purging(url, db, place)
       nebula.task.sleep(0.005)
     end
   end)
+  child.await("the purge's first deletion", 120, function() return longest > 0 end)
   return function()
     local ended = run:wait(0) ~= nil
     run:kill "KILL"
