@@ -6,8 +6,8 @@
  *   timers    from a pool, so that starting and stopping one allocates nothing in the steady state
  *   deferred  calls made once at the end of the current turn, after ready tasks ran and before the
  *             loop polls again: the place to flush what many tasks have queued
- *   jobs      short blocking work, of which a thread of libuv's pool gets several at a time: to
- * wake one costs as much as to write a small file
+ *   jobs      short blocking work, of which a thread of libuv's pool gets several at a time:
+ *             waking one costs as much as writing a small file
  *
  * A turn is: run ready tasks, run deferred calls, poll and run libuv's callbacks. All of it happens
  * on the thread that owns the Lua state. */

@@ -119,7 +119,7 @@ local SAMPLE = [[
     AND l.relation IN ('workflow_jobs'::regclass, 'executions'::regclass))
 ]]
 
--- Runs a purge until it is stopped or done; tells for how long it has held its row locks at most.
+-- Runs a purge, measured from its first row locks on, until it is stopped or done; tells the longest it held them.
 local function purging(url, db, place)
   local run = child.spawn(task(url, place, "purge-executions", "--yes", "--json", table.unpack(PURGES)))
   local longest = 0
