@@ -227,8 +227,8 @@ static bool read_columns(lua_State *L, lua_pg_copy *self, const PGresult *column
   }
   if (self->named) lua_getfield(L, OPTIONS, "as");
   self->objects = pg_copy_json_new(columns, self->named ? lua_tostring(L, -1) : NULL);
-  if (self->objects == NULL) lua_pushliteral(L, "not enough memory");
-  return self->objects != NULL;
+  if (self->objects == NULL) lua_pg_no_memory(L);
+  return true;
 }
 
 static int described(lua_State *L, int status, lua_KContext context) {
@@ -237,7 +237,9 @@ static int described(lua_State *L, int status, lua_KContext context) {
   lua_pg_session *session = lua_touserdata(L, SESSION);
   lua_pg_copy *self = lua_touserdata(L, COPY);
   if (r->outcome != PG_OUTCOME_OK) lua_pg_fail(L, session->pool, r);
+  lua_pg_keep_decoding(session->pool, r);
   bool well = read_columns(L, self, r->result);
+  session->pool->decoding = NULL;
   pg_request_release(r);
   if (!well) err_raisef(L, ERR_VALIDATION, "database", "%s", lua_tostring(L, -1));
   if (!self->args) return compose(L, NULL);
