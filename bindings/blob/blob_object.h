@@ -9,11 +9,9 @@
  *   32  SHA-256 of the object's bytes; in hexadecimal, it is the ETag
  *
  * The metadata are pairs of texts, each terminated by a NUL: name, value, name, value; a user's
- * have a
- * '+' before their name, tags a '='. A new object
- * is written into %tmp, synced, and renamed to its place, so that a reader sees the old or the new
- * one; who replaces or removes holds the lock of its key (a flock on one of 64 files in %lock), so
- * that conditions hold between processes.
+ * have a '+' before their name, tags a '='. A new object is written into %tmp, synced, and renamed
+ * to its place, so that a reader sees the old or the new one; who replaces or removes holds the
+ * lock of its key (a flock on one of 64 files in %lock), so that conditions hold between processes.
  *
  * All of it blocks and belongs on a thread of the pool; a writer or reader on one at a time. */
 #ifndef NEBULA_BLOB_OBJECT_H
