@@ -237,8 +237,21 @@ static int execute(lua_State *L) {
   return task_wait(L, self->ticket, abandon, self, 0, executed);
 }
 
-/* A statement that could not be described may need what an earlier one makes: it is sent without.
- */
+/* Whether one of the entry's values is a table, whose form is that of its parameter's type. */
+static bool wants_types(lua_State *L, size_t i) {
+  lua_rawgeti(L, VALUES, (lua_Integer)i + 1);
+  lua_getfield(L, -1, "n");
+  bool wants = false;
+  for (lua_Integer k = lua_tointeger(L, -1); k > 1 && !wants; k--) {
+    wants = lua_rawgeti(L, -2, k) == LUA_TTABLE;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+  return wants;
+}
+
+/* A statement that could not be described may need what an earlier one makes: it is sent without,
+ * unless it cannot be. */
 static int described(lua_State *L, int status, lua_KContext context) {
   (void)status;
   (void)context;
@@ -246,7 +259,8 @@ static int described(lua_State *L, int status, lua_KContext context) {
   bool inside = lua_pg_in_transaction(lua_touserdata(L, SESSION));
   for (size_t i = 0; i < self->count; i++) {
     if (!failed(self, i)) continue;
-    if (!inside && self->items[i].request->outcome == PG_OUTCOME_ERROR) continue;
+    bool refused = self->items[i].request->outcome == PG_OUTCOME_ERROR;
+    if (refused && !inside && !wants_types(L, i)) continue;
     push_failure(L, self, i);
     return lua_error(L);
   }

@@ -19,6 +19,15 @@ describe("pg batch", function()
   before_each(function() db:exec "TRUNCATE items" end)
   teardown(function() db:close() end)
 
+  it("says what the server refused a statement with whose table cannot be sent without its type", function()
+    local connection <close> = db:acquire()
+    for _, on in ipairs { db, connection } do
+      local err = failure(on.batch, on, { "SELECT 1", { "SELECT * FROM nowhere WHERE id = ANY ($1)", { 1, 2 } } })
+      assert.same({ "database", "42P01" }, { err.kind, err.code })
+    end
+    assert.equal(1, db:value "SELECT 1")
+  end)
+
   it("gives the results in order, with typed parameters", function()
     local results = db:batch {
       { "INSERT INTO items VALUES ($1, $2, $3, $4)", 1, "a", { "x", "y" }, { deep = { true } } },
