@@ -316,13 +316,13 @@ static bool compute_signature(work *self) {
   const bytes *canonical = &self->result->canonical_request;
   sign_sha256_hex(canonical->data, canonical->length, digest);
   bytes_format(text, "AWS4-HMAC-SHA256\n%s\n%s\n%s", self->time, self->scope, digest);
+  if (text->failed) return false;
 
   sign_key fresh = {0}, *kept = request->key != NULL ? request->key : &fresh;
   if (strcmp(kept->scope, self->scope) != 0) {
     if (!derive_key(self, kept->key)) return false;
     memcpy(kept->scope, self->scope, sizeof kept->scope);
   }
-  if (text->failed) return false;
   unsigned char signature[32];
   hmac(kept->key, sizeof kept->key, text->data, signature);
   sign_hex(signature, sizeof signature, self->result->signature);
