@@ -4,7 +4,8 @@
  *   box:call("claim", ctx)
  *
  * Values are copied in and out. A function in a result becomes a handle that can be called like a
- * function; a function of the host travels in only where `functions` lists it. */
+ * function, or mapped over a list; a function of the host travels in only where `functions` lists
+ * it. */
 #include "lua_host.h"
 
 #include <stdio.h>
@@ -17,7 +18,10 @@
 #define METATABLE "nebula.sandbox"
 #define HANDLE_METATABLE "nebula.sandbox.function"
 
-enum { FUNCTIONS = 1 }; /* uservalue: number -> function, and function -> number */
+enum {
+  FUNCTIONS = 1,   /* uservalue: number -> function, and function -> number */
+  MAP_MOST = 1000, /* elements of a list */
+};
 
 typedef struct lua_sandbox {
   sandbox *box;
@@ -344,6 +348,32 @@ static int handle_call(lua_State *L) {
   return push_results(L, self, 1);
 }
 
+/* map(list) -> what the function returns for each element: a list with nils where it returns none.
+ * One crossing, under the limits of one call. */
+static int handle_map(lua_State *L) {
+  handle *called = luaL_checkudata(L, 1, HANDLE_METATABLE);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_Integer length = luaL_len(L, 2);
+  luaL_argcheck(L, length <= MAP_MOST, 2, "too long a list");
+  luaL_checkstack(L, (int)length + 8, "list");
+  lua_settop(L, 2);
+  lua_getiuservalue(L, 1, 1); // stack: handle, list, Sandbox
+  lua_sandbox *self = check(L, 3);
+  for (int i = 1; i <= (int)length; i++)
+    lua_rawgeti(L, 2, i);
+  int count = write_arguments(L, self, 3, 4);
+  lua_settop(L, 3);
+  enter(L, self, 3);
+  sandbox_status status = sandbox_map_number(self->box, called->number, count);
+  leave(L, self);
+  check_status(L, self, status);
+  lua_createtable(L, count, 0);
+  push_results(L, self, 3);
+  for (int i = count; i > 0; i--)
+    lua_rawseti(L, 4, i);
+  return 1;
+}
+
 /* describe() -> the table that the source returned; its functions as handles */
 static int lua_sandbox_describe(lua_State *L) {
   lua_sandbox *self = check(L, 1);
@@ -366,6 +396,7 @@ static const luaL_Reg METHODS[] = {{"call", lua_sandbox_call}, {"describe", lua_
                                    {"close", sandbox_gc},      {NULL, NULL}};
 
 static const luaL_Reg META[] = {{"__gc", sandbox_gc}, {"__close", sandbox_gc}, {NULL, NULL}};
+static const luaL_Reg HANDLE_METHODS[] = {{"map", handle_map}, {NULL, NULL}};
 static const luaL_Reg HANDLE_META[] = {{"__gc", handle_gc}, {"__call", handle_call}, {NULL, NULL}};
 
 int lua_open_sandbox(lua_State *L) {
@@ -375,6 +406,8 @@ int lua_open_sandbox(lua_State *L) {
   lua_setfield(L, -2, "__index");
   luaL_newmetatable(L, HANDLE_METATABLE);
   luaL_setfuncs(L, HANDLE_META, 0);
+  luaL_newlib(L, HANDLE_METHODS);
+  lua_setfield(L, -2, "__index");
   lua_pop(L, 2);
   lua_createtable(L, 1, 0);
   value_set_record(L, false);

@@ -76,6 +76,9 @@ sandbox_status sandbox_call(sandbox *self, const char *path, int count);
 /* Calls a function that a result held, by its number. */
 sandbox_status sandbox_call_number(sandbox *self, lua_Integer number, int count);
 
+/* Calls it with each of `count` arguments alone, under the limits of one call: a result for each. */
+sandbox_status sandbox_map_number(sandbox *self, lua_Integer number, int count);
+
 /* Leaves the chunk's table in the results. */
 sandbox_status sandbox_describe(sandbox *self);
 

@@ -2,6 +2,7 @@
  * the process. */
 #include "sandbox/value.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <lauxlib.h>
@@ -68,6 +69,11 @@ void value_push_record(lua_State *L) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &RECORD);
 }
 
+/* How many elements of a table follow, for whom builds it. */
+typedef struct table_sizes {
+  uint32_t list, others; /* those with whole numbers as keys; the rest */
+} table_sizes;
+
 /* Whether the table at an index is a record, and whether its id alone leaves. */
 static bool is_record(lua_State *L, int index, bool *brief) {
   if (!lua_getmetatable(L, index)) return false;
@@ -90,17 +96,22 @@ static const char *write_table(lua_State *L, int index, value_buffer *out,
       !append(out, is_record(L, index, &brief) && !brief ? "R" : "{", 1))
     return TOO_BIG;
   if (brief) {
+    const table_sizes one = {.others = 1};
+    if (!append(out, &one, sizeof one)) return TOO_BIG;
     lua_pushliteral(L, "id");
     lua_pushvalue(L, -1);
     lua_rawget(L, index); // stack: ..., "id", its value
     const char *problem = write_at(L, lua_gettop(L) - 1, out, function, data, depth + 1);
     if (problem == NULL) problem = write_at(L, lua_gettop(L), out, function, data, depth + 1);
     lua_pop(L, 2);
-    if (problem != NULL) return problem;
-    return append(out, "}", 1) ? NULL : TOO_BIG;
+    return problem;
   }
+  table_sizes sizes = {0}; // known at the end
+  size_t sizes_at = out->length;
+  if (!append(out, &sizes, sizeof sizes)) return TOO_BIG;
   for (lua_pushnil(L); lua_next(L, index);) { // stack: ..., key, value
     int top = lua_gettop(L);
+    (*(lua_isinteger(L, top - 1) ? &sizes.list : &sizes.others))++;
     const char *problem = weigh(out, ELEMENT_WEIGHT) ? NULL : TOO_BIG;
     if (problem == NULL) problem = write_at(L, top - 1, out, function, data, depth + 1);
     if (problem == NULL) problem = write_at(L, top, out, function, data, depth + 1);
@@ -110,7 +121,8 @@ static const char *write_table(lua_State *L, int index, value_buffer *out,
       return problem;
     }
   }
-  return append(out, "}", 1) ? NULL : TOO_BIG;
+  memcpy(out->bytes + sizes_at, &sizes, sizeof sizes);
+  return NULL;
 }
 
 static const char *write_string(lua_State *L, int index, value_buffer *out) {
@@ -217,13 +229,14 @@ void value_read(lua_State *L, const value_buffer *in, size_t *position,
   }
   default: break;
   }
-  lua_newtable(L); // '{', or 'R'
-  while (in->bytes[*position] != '}') {
+  table_sizes sizes; // of '{', or 'R'
+  take(in, position, &sizes, sizeof sizes);
+  lua_createtable(L, (int)sizes.list, (int)sizes.others);
+  for (uint32_t left = sizes.list + sizes.others; left > 0; left--) {
     value_read(L, in, position, function, data);
     value_read(L, in, position, function, data);
     lua_rawset(L, -3);
   }
-  (*position)++;
   if (tag == 'R') {
     value_push_record(L);
     lua_setmetatable(L, -2);

@@ -34,6 +34,35 @@ describe("a sandbox", function()
     assert.equal(12, box:call("claim", 3).weight(4))
   end)
 
+  it("maps a function of a result over a list, under the limits of one call", function()
+    local box = load([[
+      twice = function(v) return v and v.n and v.n * 2, "no more" end,
+      through = function(v) return tenfold(v) end,
+      slow = function(n) for _ = 1, n do end return n end,
+      bad = function(v) error("not " .. v) end]], { functions = { tenfold = function(v) return v * 10 end } })
+    local of = box:describe()
+    local values = of.twice:map { { n = 1 }, {}, { n = 3 } }
+    assert.same({ 2, nil, 6 }, { values[1], values[2], values[3] })
+    assert.same({}, of.twice:map {})
+    assert.same({ 10, 20, 30 }, of.through:map { 1, 2, 3 })
+    assert.same({ 100000, 100000 }, of.slow:map { 100000, 100000 })
+    local _, err = core.try(of.slow.map, of.slow, { 4e6, 4e6, 4e6, 4e6 })
+    assert.equal("limit", err.kind)
+    _, err = core.try(of.bad.map, of.bad, { "this" })
+    assert.truthy(err.message:find("not this", 1, true))
+    local many = {}
+    for i = 1, 1001 do many[i] = i end
+    assert.has_error(function() of.slow:map(many) end)
+  end)
+
+  it("copies tables of every shape whole", function()
+    local box = load "same = function(v) return v end"
+    for _, shape in ipairs { {}, { 1, 2, 3 }, { a = 1 }, { 1, a = { b = { 2 } } }, { [-5] = 1, [2 ^ 40 // 1 | 0] = 2 },
+      { [1] = 1, [3] = 3 }, { [1.5] = 1 }, { { {} }, {}, { x = {} } } } do
+      assert.same(shape, (box:call("same", shape)))
+    end
+  end)
+
   it("calls by path, and names what is not there", function()
     local box = load "options = { cap = { check = function(x) return x > 1 end } }"
     assert.is_true(box:call("options.cap.check", 2))

@@ -9,7 +9,7 @@ local storages = require "nebula.storage"
 local LANES, JOBS, BATCH = 10, 6000, 100
 
 describe("a worker's claims by lanes", function()
-  local storage, conn, kept, taker, policy
+  local storage, conn, kept, used, taker, policy
 
   setup(function()
     storage = storages.with_pool_config(postgres.database(), { max_size = 4 })
@@ -32,9 +32,10 @@ describe("a worker's claims by lanes", function()
         now() - interval '1 h' + make_interval(secs => i * 0.001)
       FROM generate_series(1, $1::int) i
     ]], JOBS, LANES)
-    kept = {}
+    kept, used = {}, {}
     taker = laned.new {
       worker = nebula.crypto.uuid_v7(), lease = 30, policy = function() return policy end, kept = kept,
+      unnoted = function(lane) return used[lane] or 0 end,
     }
   end)
 
@@ -69,6 +70,33 @@ describe("a worker's claims by lanes", function()
     snapshot:exec "COMMIT"
     assert.is_true(last <= 2 * first, ("%d blocks, the first %d"):format(last, first))
     assert.is_true(head > 5 * first, head .. " blocks from the head") -- it is the case that is meant
+  end)
+
+  it("are weighed by what jobs used until now, between two looks, too", function()
+    local before = policy
+    local _ <close> = setmetatable({}, { __close = function() policy = before end })
+    policy = policies.from_source("shares", "policies/shares.lua", [[
+      return { lane = "payload.tenant", claim = function()
+        return { weight = function(lane) return lane.used > 1 and 1e-9 or 1 end }
+      end }]])
+    local function lanes_taken()
+      local counts = {}
+      for _, job in ipairs((work())) do counts[job.lane] = (counts[job.lane] or 0) + 1 end
+      return counts
+    end
+    assert.is_true((lanes_taken().t3 or 0) > 0)
+    local lanes = kept.lanes
+    used.t3 = 2
+    assert.is_nil(lanes_taken().t3)
+    assert.equal(lanes, kept.lanes)
+  end)
+
+  it("find the jobs that they moved into their lane, where they came upon no others", function()
+    storage.db:exec [[
+      DELETE FROM workflow_jobs WHERE payload ->> 'tenant' <> 't1';
+      UPDATE workflow_jobs SET lane = 'old', lane_by = 'payload.other'
+    ]]
+    assert.is_true(#work() > 0)
   end)
 
   it("come back to what was given back, at the next look from the head", function()

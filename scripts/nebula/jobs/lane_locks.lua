@@ -1,15 +1,14 @@
 -- jobs/lane_locks.lua: a claim by lanes under row locks: what a worker does where no rate is to be kept. It
 -- is one round trip, behind the settlement of the batch before.
 --
--- Which lanes there are, what the policy says of them and how far their jobs have been taken is kept for a
--- moment, for all sessions of a worker: each claim divides its slots anew and goes on where the last
+-- Which lanes there are, what limits them and how far their jobs have been taken is kept for a moment, for
+-- all sessions of a worker: each claim has them weighed anew, divides its slots and goes on where the last
 -- one took its last job. So it passes over what is finished or locked, of which an index's head is full
 -- (entries of finished rows stay while some snapshot may see them). What came to lie before (a job given
 -- back, a late commit) is found by the next look from the head: after KEPT_SECONDS, or later where such
 -- a look takes more than a part of the time, but within LONGEST_KEPT. Capped lanes are bound by
 -- jobs/slots.lua.
 local claim = require "nebula.worker.claim"
-local lanes = require "nebula.jobs.lanes"
 local nebula = require "nebula"
 local outcome = require "nebula.jobs.outcome"
 local plans = require "nebula.policy.plan"
@@ -111,7 +110,7 @@ end
 
 -- The locked rows, in turns of their lanes. Those whose lane is by another declaration are given theirs, and
 -- those of `known` ids were locked before.
-local function sort_rows(conn, policy, taking, rows, known)
+local function sort_rows(self, conn, policy, taking, rows, known)
   local declaration, stale, of_lane, count = policy:declaration(), {}, {}, 0
   for _, row in ipairs(rows) do
     local n = row.n
@@ -129,7 +128,7 @@ local function sort_rows(conn, policy, taking, rows, known)
       count = count + 1
     end
   end
-  if #stale > 0 then lanes.write(conn, declaration, '{"' .. table.concat(stale, '","') .. '"}') end
+  if #stale > 0 then self:move(conn, declaration, '{"' .. table.concat(stale, '","') .. '"}') end
   local sorted, turn = {}, 1
   while #sorted < count do
     for n = 1, #taking do
@@ -145,7 +144,7 @@ end
 -- have locked comes again.
 local function take_first(self, conn, policy, plan, list, first)
   local taking = divided(plan.limit, list)
-  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, claim.COLUMNS, first), {})
+  local rows = sort_rows(self, conn, policy, taking, lock(self, conn, plan, taking, claim.COLUMNS, first), {})
   local left, more, ids = plan.limit - #rows, {}, {}
   for _, entry in ipairs(taking) do
     if left > 0 and not entry.cap and entry.got == entry.part then more[#more + 1] = entry end
@@ -153,7 +152,7 @@ local function take_first(self, conn, policy, plan, list, first)
   if #more > 0 and #more < #taking then
     for _, row in ipairs(rows) do ids[row.id] = true end
     for i, entry in ipairs(more) do entry.part = left // #more + (i <= left % #more and 1 or 0) end
-    local rest = sort_rows(conn, policy, more, lock(self, conn, plan, more, claim.COLUMNS, first), ids)
+    local rest = sort_rows(self, conn, policy, more, lock(self, conn, plan, more, claim.COLUMNS, first), ids)
     table.move(rest, 1, #rest, #rows + 1, rows)
   end
   for _, entry in ipairs(taking) do
@@ -166,7 +165,7 @@ end
 -- One job, whose payload may be beyond what can be read: then it is failed, and there is none.
 local function take_one(self, conn, policy, plan, list, first)
   local taking = divided(1, list)
-  local rows = sort_rows(conn, policy, taking, lock(self, conn, plan, taking, COLUMNS_ALONE, first), {})
+  local rows = sort_rows(self, conn, policy, taking, lock(self, conn, plan, taking, COLUMNS_ALONE, first), {})
   local job = rows[1]
   if not job then return rows end
   local row, err = nebula.try(conn.one, conn, "SELECT payload FROM workflow_jobs WHERE ctid = $1::tid", job.at)

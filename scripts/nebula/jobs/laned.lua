@@ -162,7 +162,7 @@ function laned.new(given)
   return setmetatable({
     worker = given.worker, lease = given.lease, policy = given.policy, turn = given.turn,
     unnoted = given.unnoted, kept = given.kept or {},
-    leases = given.leases or given.suspects, after = "", rounds = 0, wait = FIRST_WAIT,
+    leases = given.leases or given.suspects, after = "", rounds = 0, wait = FIRST_WAIT, moved = false,
     draw = given.suspects and DRAW_SUSPECT or DRAW,
     where = (given.suspects and "suspect" or "NOT suspect") .. (given.where and " AND " .. given.where or ""),
   }, Laned)
@@ -201,12 +201,7 @@ local function draw_lanes(self, conn, first, policy, plan, locking)
     end
     rows = #names > 0 and conn:query(STATE:format(slots.RUNNING, view, NAMED), names) or {}
   end
-  local all = {}
-  for i, row in ipairs(rows) do
-    if row.used and self.unnoted then row.used = row.used + self.unnoted(row.lane) end
-    all[i] = limits.lane(policy, plan, row.lane, row)
-  end
-  return all, #drawn, #drawn - #rows, came_round
+  return limits.lanes(policy, plan, rows, self.unnoted), #drawn, #drawn - #rows, came_round
 end
 
 -- ---- candidates ----
@@ -227,7 +222,7 @@ local function draw_candidates(self, conn, policy, plan, list, windows, seen)
       candidates[#candidates + 1] = row
     end
   end
-  if #stale > 0 then lanes.write(conn, declaration, tids(stale)) end
+  if #stale > 0 then self:move(conn, declaration, tids(stale)) end
 end
 
 local function windows_of(list, n, window)
@@ -345,7 +340,9 @@ end
 local function take_locks(self, conn, first, policy, plan)
   local kept = lane_locks.kept(self, policy)
   local all, drawn, held, came_round = kept, 0, 0, true
-  if not kept then
+  if kept then
+    limits.prepare(policy, plan, kept, self.unnoted)
+  else
     all, drawn, held, came_round = draw_lanes(self, conn, first, policy, plan)
     if limits.write(conn, policy, all) then conn:exec "COMMIT AND CHAIN" end -- nobody waits for these rows
   end
@@ -368,6 +365,16 @@ local function take_locks(self, conn, first, policy, plan)
   return rows, drawn, held, came_round
 end
 
+--- Writes the lanes of rows that a claim came upon in one by another declaration: they are to be found in
+--- theirs, also where this claim took nothing else.
+---@param conn nebula.pg.Connection
+---@param declaration string
+---@param list string an array's literal
+function Laned:move(conn, declaration, list)
+  lanes.write(conn, declaration, list)
+  self.moved = true
+end
+
 --- Forgets what is kept of the lanes: jobs came back.
 function Laned:forget() self.kept.lanes = nil end
 
@@ -382,6 +389,7 @@ function Laned:take(conn, first, plan)
   local leases = self.leases or plan.lanes and plan.lanes.rate ~= nil
   local _ <close> = leases and self.turn and self.turn:acquire()
   while true do
+    self.moved = false
     local cached = not leases and lane_locks.kept(self, policy) ~= nil
     local taken, err = nebula.try(function()
       return { (leases and take_leases or take_locks)(self, conn, first, policy, plan) }
@@ -395,7 +403,7 @@ function Laned:take(conn, first, plan)
       self.wait, self.rounds = FIRST_WAIT, 0
       return rows, leases
     end
-    local when = cached and "now" or again(self, drawn, held, came_round, since)
+    local when = (cached or self.moved) and "now" or again(self, drawn, held, came_round, since)
     if when ~= "now" then return when == nil and {} or nil, leases end
     first = { { "BEGIN" } }
   end

@@ -31,47 +31,95 @@ function limits.asks(plan)
   return false
 end
 
--- A number of the plan; where its function fails, what is known, and the failure is told.
-local function value(policy, plan, field, view, known)
-  local answer, err = nebula.try(function() return { plans.value(policy, plan, field, view) } end)
-  if answer then return answer[1] end
-  policy:complain(field, err)
-  return known
+-- A number of the plan for each lane. Where its function fails, the lanes are asked for one by one: those that it
+-- fails for have what is known, and the failure is told.
+local function values_of(policy, plan, field, views, known)
+  local values = nebula.try(plans.values, policy, plan, field, views)
+  if values then return values end
+  values = {}
+  for i, view in ipairs(views) do
+    local answer, err = nebula.try(plans.values, policy, plan, field, { view })
+    if answer then
+      values[i] = answer[1]
+    else
+      policy:complain(field, err)
+      values[i] = known(i)
+    end
+  end
+  return values
 end
 
 ---@class nebula.LaneNow
 ---@field key string
 ---@field running integer
 ---@field weight number
----@field allowed integer the most it may take now
+---@field room integer the most that cap and tokens let begin
+---@field allowed integer the most that this claim may take
 ---@field taken integer
+---@field view nebula.LaneView
 
---- A lane with what the policy allows it.
----@param policy nebula.Policy
----@param plan nebula.Plan
----@param key string
----@param row table its state, as jobs/laned.lua reads it
----@return nebula.LaneNow
-function limits.lane(policy, plan, key, row)
-  local view = { key = key, running = row.running, used = row.used or 0, oldest_wait = row.oldest_wait or 0 }
-  local lane = { key = key, running = row.running, taken = 0, stored = row }
-  lane.weight = value(policy, plan, "weight", view, 1) or 1
-  local current = row.version ~= nil and row.version == row.in_force
-  if current and policy.version ~= row.in_force then
-    lane.cap, lane.rate, lane.burst = row.cap, row.rate, row.burst
-  else
-    lane.mine = true
-    lane.cap = value(policy, plan, "cap", view, row.cap or 1)
-    lane.rate = value(policy, plan, "rate", view, row.rate)
-    lane.burst = lane.rate and math.max(value(policy, plan, "burst", view, row.burst) or lane.rate, 1)
-  end
-  local allowed = math.min(plan.limit, (lane.cap or ENOUGH) - row.running)
+local function room_of(lane, row)
+  local room = (lane.cap or ENOUGH) - row.running
   if lane.rate then
     lane.tokens = row.tokens and math.min(lane.burst, row.tokens + (row.since or 0) * lane.rate) or lane.burst
-    allowed = math.min(allowed, lane.tokens)
+    room = math.min(room, lane.tokens)
   end
-  lane.allowed = row.paused and 0 or math.max(0, math.floor(allowed + 1e-9))
-  return lane
+  return row.paused and 0 or math.max(0, math.floor(room + 1e-9))
+end
+
+-- The limits of lanes as this policy has them.
+local function limit(policy, plan, list, views)
+  local function row(i) return list[i].stored end
+  local caps = values_of(policy, plan, "cap", views, function(i) return row(i).cap or 1 end)
+  local rates = values_of(policy, plan, "rate", views, function(i) return row(i).rate end)
+  local bursts = next(rates) and values_of(policy, plan, "burst", views, function(i) return row(i).burst end)
+  for i, lane in ipairs(list) do
+    lane.cap, lane.rate = caps[i], rates[i]
+    lane.burst = lane.rate and math.max(bursts[i] or lane.rate, 1)
+  end
+end
+
+--- Prepares lanes for one claim: what they may take of it, and their weights, by what each used until now.
+---@param policy nebula.Policy
+---@param plan nebula.Plan
+---@param list nebula.LaneNow[]
+---@param unnoted? fun(lane: string): number worker-seconds that the database does not know of
+function limits.prepare(policy, plan, list, unnoted)
+  local views = {}
+  for i, lane in ipairs(list) do
+    views[i] = lane.view
+    if unnoted then lane.view.used = (lane.stored.used or 0) + unnoted(lane.key) end
+  end
+  local weights = values_of(policy, plan, "weight", views, function() return 1 end)
+  for i, lane in ipairs(list) do
+    lane.weight, lane.allowed = weights[i] or 1, math.min(lane.room, plan.limit)
+  end
+end
+
+--- Lanes with what the policy allows them.
+---@param policy nebula.Policy
+---@param plan nebula.Plan
+---@param rows table[] their state, as jobs/laned.lua reads it
+---@param unnoted? fun(lane: string): number
+---@return nebula.LaneNow[]
+function limits.lanes(policy, plan, rows, unnoted)
+  local list, mine, views = {}, {}, {}
+  for i, row in ipairs(rows) do
+    local lane = { key = row.lane, running = row.running, taken = 0, stored = row,
+      view = { key = row.lane, running = row.running, used = row.used or 0, oldest_wait = row.oldest_wait or 0 } }
+    list[i] = lane
+    local current = row.version ~= nil and row.version == row.in_force
+    if current and policy.version ~= row.in_force then
+      lane.cap, lane.rate, lane.burst = row.cap, row.rate, row.burst
+    else
+      lane.mine = true
+      mine[#mine + 1], views[#views + 1] = lane, lane.view
+    end
+  end
+  limit(policy, plan, mine, views)
+  for _, lane in ipairs(list) do lane.room = room_of(lane, lane.stored) end
+  limits.prepare(policy, plan, list, unnoted)
+  return list
 end
 
 --- Writes what has changed of these lanes: limits, and the tokens of what was taken.

@@ -111,20 +111,32 @@ function plans.default(limit, lanes)
   return { order = plans.DEFAULT_ORDER, columns = DEFAULT_COLUMNS, limit = limit, lanes = lanes }
 end
 
---- One of a plan's numbers for a lane. Raises `policy`.
+---@class nebula.LaneView what a plan's functions see of a lane
+---@field key string
+---@field running integer
+---@field used number worker-seconds of the last 10 minutes
+---@field oldest_wait number seconds
+
+--- One of a plan's numbers for each of some lanes: nil for those that it says nothing of. Raises `policy`.
 ---@param policy nebula.Policy
 ---@param plan nebula.Plan
 ---@param field "weight"|"cap"|"rate"|"burst"
----@param lane {key: string, running: integer, used: number, oldest_wait: number}
----@return number?
-function plans.value(policy, plan, field, lane)
+---@param views nebula.LaneView[]
+---@return table<integer, number> by the views' places
+function plans.values(policy, plan, field, views)
   local value = plan.lanes and plan.lanes[field]
-  if type(value) == "userdata" then value = value(lane) end
-  if value == nil then return nil end
-  if type(value) ~= "number" or value ~= value or value < 0 then
-    fail(policy, "claim's %s of lane %s is a number of at least 0, not %s", field, lane.key, tostring(value))
+  if value == nil then return {} end
+  local asked = type(value) == "userdata"
+  local values = asked and value:map(views) or {}
+  for i, view in ipairs(views) do
+    local number = value
+    if asked then number = values[i] end
+    if number ~= nil and (type(number) ~= "number" or number ~= number or number < 0) then
+      fail(policy, "claim's %s of lane %s is a number of at least 0, not %s", field, view.key, tostring(number))
+    end
+    values[i] = number
   end
-  return value
+  return values
 end
 
 return plans

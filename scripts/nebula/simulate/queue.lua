@@ -83,35 +83,39 @@ local function claim_by_order(self, plan, now)
   return taken
 end
 
--- One of a plan's numbers for a lane; only a function of the lane has to see it.
-local function value_of(self, plan, field, lane, now)
-  local value = plan.lanes and plan.lanes[field]
-  if type(value) ~= "userdata" and value then return value end
-  return value and plans.value(self.policy, plan, field, lane:view(now))
-end
-
--- The lanes that a claim looks at: those where something waits, a bounded number, rotating.
-local function draw_lanes(self, plan, now)
-  local drawn, again_at = {}, nil
+-- The lanes that a claim looks at: those where something waits, a bounded number, rotating. And what the policy's
+-- functions see of them.
+local function draw_lanes(self, now)
+  local drawn, views = {}, {}
   local count = #self.keys
   for i = 1, count do
     local lane = self.lanes[self.keys[(self.turn + i - 1) % count + 1]]
     if lane.waits_now > 0 then
-      local cap = value_of(self, plan, "cap", lane, now)
-      local allowed = math.min(plan.limit, lane.waits_now, math.max(0, (cap or math.huge) - lane.running))
-      local rate = value_of(self, plan, "rate", lane, now)
-      if rate then
-        local tokens, at = lane:tokens_at(rate, value_of(self, plan, "burst", lane, now) or rate, now)
-        allowed = math.min(allowed, tokens)
-        if at and (not again_at or at < again_at) then again_at = at end
-      end
-      drawn[#drawn + 1] = { lane = lane, running = lane.running, allowed = math.floor(allowed),
-        weight = allowed > 0 and value_of(self, plan, "weight", lane, now) or 1 }
+      drawn[#drawn + 1] = { lane = lane, running = lane.running }
+      views[#drawn] = lane:view(now)
       if #drawn == LANES_DRAWN then break end
     end
   end
   self.turn = count > 0 and (self.turn + 1) % count or 0
-  return drawn, again_at
+  return drawn, views
+end
+
+-- What each may take and weighs; and when a rate lets the next one begin.
+local function limit_lanes(self, plan, drawn, views, now)
+  local function values_of(field) return plans.values(self.policy, plan, field, views) end
+  local caps, rates, bursts, weights = values_of "cap", values_of "rate", values_of "burst", values_of "weight"
+  local again_at
+  for i, entry in ipairs(drawn) do
+    local lane = entry.lane
+    local allowed = math.min(plan.limit, lane.waits_now, math.max(0, (caps[i] or math.huge) - lane.running))
+    if rates[i] then
+      local tokens, at = lane:tokens_at(rates[i], bursts[i] or rates[i], now)
+      allowed = math.min(allowed, tokens)
+      if at and (not again_at or at < again_at) then again_at = at end
+    end
+    entry.allowed, entry.weight = math.floor(allowed), weights[i] or 1
+  end
+  return again_at
 end
 
 -- The first of each lane, as many as the window shows.
@@ -170,7 +174,8 @@ local function take_first(self, plan, drawn, now)
 end
 
 local function claim_by_lanes(self, plan, now)
-  local drawn, again_at = draw_lanes(self, plan, now)
+  local drawn, views = draw_lanes(self, now)
+  local again_at = limit_lanes(self, plan, drawn, views, now)
   if not self.policy:has "select" then return take_first(self, plan, drawn, now), again_at end
   local list = ranked(self, draw_candidates(self, drawn, plan.lanes and plan.lanes.window or DEFAULT_WINDOW))
   local taken = {}

@@ -67,6 +67,7 @@ function Lanes:flush()
   self.used = {}
   local _, err = nebula.try(function()
     self.worker.db:exec(ADD, names, seconds)
+    self.worker.kept_lanes.lanes = nil -- what they used was read before this
     if now >= self.forget_at then
       self.worker.db:exec(FORGET, KEPT_MINUTES)
       self.forget_at = now + 60
