@@ -27,8 +27,8 @@ struct sandbox {
   size_t memory, memory_most;
   sandbox_limits limits;
   int64_t left;
-  int64_t unclocked; /* work since the last look at the clock */
-  int64_t cpu_end_ns; /* 0: this call has not come to the clock yet */
+  int64_t unclocked;    /* work since the last look at the clock */
+  int64_t cpu_end_ns;   /* 0: this call has not come to the clock yet */
   const char *exceeded; /* what, or NULL */
   value_buffer arguments, results;
   sandbox_callback *callback;

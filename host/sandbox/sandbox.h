@@ -76,7 +76,8 @@ sandbox_status sandbox_call(sandbox *self, const char *path, int count);
 /* Calls a function that a result held, by its number. */
 sandbox_status sandbox_call_number(sandbox *self, lua_Integer number, int count);
 
-/* Calls it with each of `count` arguments alone, under the limits of one call: a result for each. */
+/* Calls it with each of `count` arguments alone: a result for each, under the limits of one call.
+ */
 sandbox_status sandbox_map_number(sandbox *self, lua_Integer number, int count);
 
 /* Leaves the chunk's table in the results. */
