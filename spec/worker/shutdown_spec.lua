@@ -4,6 +4,7 @@ local directory = require "spec.support.directory"
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
+local workers = require "nebula.worker"
 
 local PROGRAM = nebula.fs.realpath(directory.build .. "/nebula")
 local LONG = 60 -- seconds that nothing here should take
@@ -148,6 +149,29 @@ describe("nebula worker", function()
     local row = storage:get_job(id)
     assert.equal("pending", row.status)
     assert.equal(0, row.retry_count)
+  end)
+
+  it("leaves no trace of itself, though it ended while it told of itself", function()
+    local IS_TELLING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'INTO job_workers'"
+    local watch <close> = nebula.pg.connect { url = url, max_connections = 2 }
+    local worker = workers.new(storage, { handler = function() end })
+    local running = nebula.task.spawn(worker.run, worker)
+    await("the worker", function() return watch:value "SELECT count(*) FROM job_workers" == 1 end)
+    watch:exec [[
+      CREATE FUNCTION slowed() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN new; END';
+      CREATE TRIGGER slowed BEFORE INSERT ON job_workers FOR EACH ROW EXECUTE FUNCTION slowed();
+    ]]
+    watch:transaction(function(tx)
+      tx:exec "SELECT pg_advisory_xact_lock(1)"
+      await("a look that waits", function() return watch:value(IS_TELLING) == 1 end)
+      worker:stop()
+      nebula.try(nebula.task.deadline, 0.5, running.join, running) -- the time to go without having waited
+    end)
+    running:join()
+    await("the end of the look", function() return watch:value(IS_TELLING) == 0 end)
+    assert.equal(0, watch:value "SELECT count(*) FROM job_workers")
+    watch:exec "DROP FUNCTION slowed CASCADE"
   end)
 
   it("is fenced when it was stopped past its lease, and the effect stands once", function()

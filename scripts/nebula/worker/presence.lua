@@ -63,7 +63,10 @@ function Presence:look()
   local worker = self.worker
   local ids = {}
   for id in pairs(worker.leased) do ids[#ids + 1] = id end
-  local found = worker.db:one(LOOK, worker.id, self.host, self.pid, state_of(self), ids)
+  -- In a task of its own: one that is cancelled leaves its statement to the server, which may tell of
+  -- the worker once more when it is gone.
+  self.telling = nebula.task.spawn(worker.db.one, worker.db, LOOK, worker.id, self.host, self.pid, state_of(self), ids)
+  local found = self.telling:join()
   worker.epoch = found.now - nebula.time.monotonic()
   if found.halted ~= worker.halted then
     worker.log.info(found.halted and "the queue is paused" or "the queue goes on")
@@ -109,6 +112,7 @@ function Presence:follow()
 end
 
 function Presence:close()
+  if self.telling then nebula.try(self.telling.join, self.telling) end
   nebula.try(self.worker.db.exec, self.worker.db, "DELETE FROM job_workers WHERE id = $1", self.worker.id)
 end
 
