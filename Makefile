@@ -63,10 +63,12 @@ $(BUILD)/http_proxy: $(HTTP_PROXY_O)
 $(PROXIES):
 	$(call say,ld,$@)$(CC) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libuv)
 
-# What the specs preload into a program: a wall clock that is wrong.
-SKEWED_CLOCK := $(BUILD)/skewed_clock.so
-SKEWED_CLOCK_O := $(BUILD)/obj/spec/support/skewed_clock.o
-$(SKEWED_CLOCK): $(SKEWED_CLOCK_O)
+# What the specs preload: into our program a wall clock that is wrong, into a server (no sanitizer's
+# program) a disk that is full.
+PRELOADED := $(BUILD)/skewed_clock.so $(BUILD)/full_disk.so
+PRELOADED_O := $(PRELOADED:$(BUILD)/%.so=$(BUILD)/obj/spec/support/%.o)
+$(BUILD)/obj/spec/support/full_disk.o: OPTIMIZE := -O2
+$(PRELOADED): $(BUILD)/%.so: $(BUILD)/obj/spec/support/%.o
 	$(call say,ld,$@)$(CC) -shared -o $@ $^ -ldl
 
 # A copy of the program in which an allocation can be told to fail.
@@ -76,7 +78,7 @@ SCARCE_WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=luaL_newsta
 $(SCARCE): $(HOST_O) $(BINDINGS_O) $(SCARCE_O)
 	$(call say,ld,$@)$(CC) $(LDFLAGS) -rdynamic $(SCARCE_WRAP) -o $@ $^ $(ALLOCATOR) $(shell pkg-config --libs $(LIBS) $(HOSTLIBS)) -lm -ldl
 
--include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d) $(PROXY_O:.o=.d) $(HTTP_PROXY_O:.o=.d) $(SKEWED_CLOCK_O:.o=.d) $(SCARCE_O:.o=.d)
+-include $(BINDINGS_O:.o=.d) $(HOST_O:.o=.d) $(PROXY_O:.o=.d) $(HTTP_PROXY_O:.o=.d) $(PRELOADED_O:.o=.d) $(SCARCE_O:.o=.d)
 
 # Every recipe that starts servers asks to be ended with the make that started it.
 WITH_MAKE := setpriv --pdeathsig TERM
@@ -112,7 +114,7 @@ build/postgres-%/.installed:
 	@touch $@
 
 .PHONY: test
-test: all $(PROXIES) $(SKEWED_CLOCK) $(SCARCE) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## the specs against real servers; SPEC=path runs some, PGVERSION=18 on that PostgreSQL
+test: all $(PROXIES) $(PRELOADED) $(SCARCE) $(BUILD)/.test-packages $(SPEC_POSTGRES:%=%/.installed) ## the specs against real servers; SPEC=path runs some, PGVERSION=18 on that PostgreSQL
 	@exec env $(SPEC_ENV) $(WITH_MAKE) $(BUILD)/nebula spec/support/run.lua $(SPEC)
 
 .PHONY: test-asan

@@ -113,7 +113,7 @@ function Server:start()
   assert(not self.process, "it runs already")
   self.process = child.spawn {
     file = BIN .. "/postgres", args = { "-D", self.directory .. "/data" },
-    user = USER, end_signal = "QUIT", cwd = self.directory,
+    user = USER, end_signal = "QUIT", cwd = self.directory, env = self.env,
     stdin = "", stdout = self.directory .. "/log", stderr = "stdout",
   }
   child.await("PostgreSQL (log: " .. self.directory .. "/log)", READY_SECONDS, function()
@@ -156,6 +156,24 @@ function Server:promote()
     file = BIN .. "/pg_ctl", user = USER, cwd = self.directory,
     args = { "promote", "-w", "-D", self.directory .. "/data" },
   }
+end
+
+--- Starts it anew on a disk that can be made full.
+function Server:with_disk()
+  local library, flag = self.directory .. "/full_disk.so", self.directory .. "/full"
+  child.must { file = "install", args = { "-m", "755", directory.build .. "/full_disk.so", library } }
+  self.env = { LD_PRELOAD = library, NEBULA_SPEC_FULL = flag }
+  self:restart()
+end
+
+--- From now on there is no room for anything more on its disk; or there is again.
+---@param full boolean
+function Server:fill_disk(full)
+  if full then
+    nebula.fs.write(self.env.NEBULA_SPEC_FULL, "")
+  else
+    nebula.fs.remove(self.env.NEBULA_SPEC_FULL)
+  end
 end
 
 --- Changes settings of the running server; those that can only be set at its start wait for it.
