@@ -15,7 +15,7 @@ describe("leases", function()
       local nebula = require "nebula"
       return function(ctx)
         nebula.task.sleep(0.3) -- by now it is a lease
-        local until_time = nebula.time.monotonic() + 3.5
+        local until_time = nebula.time.monotonic() + 9.5
         while nebula.time.monotonic() < until_time do end
       end
     ]])
@@ -23,7 +23,7 @@ describe("leases", function()
       local nebula = require "nebula"
       return function(ctx)
         ctx.progress(1, 2, "halves")
-        nebula.task.sleep(5)
+        nebula.task.sleep(10)
       end
     ]])
   end)
@@ -31,7 +31,7 @@ describe("leases", function()
 
   local function worker()
     return program.spawn {
-      args = { "worker", "--lease", "1s", "--handlers", handlers, "--poll", "100ms" },
+      args = { "worker", "--lease", "3s", "--handlers", handlers, "--poll", "100ms" },
       env = { DATABASE_URL = url, NEBULA_LOG = "warn" },
     }
   end
@@ -41,13 +41,13 @@ describe("leases", function()
       { payload = { handler = "compute" } }, { payload = { handler = "wait" } }, { payload = { handler = "wait" } },
     }
     local first = worker()
-    nebula.task.deadline(20, function()
+    nebula.task.deadline(60, function()
       while storage.db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'running'" < 3 do
         nebula.task.sleep(0.02)
       end
     end)
     local second = worker() -- would rescue what it finds expired
-    nebula.task.deadline(40, function()
+    nebula.task.deadline(120, function()
       while storage.db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'completed'" < 3 do
         assert.equal(0, storage.db:value "SELECT count(*) FROM workflow_jobs WHERE lease_until < now()")
         nebula.task.sleep(0.02)

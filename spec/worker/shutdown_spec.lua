@@ -152,7 +152,9 @@ describe("nebula worker", function()
   end)
 
   it("leaves no trace of itself, though it ended while it told of itself", function()
-    local IS_TELLING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'INTO job_workers'"
+    local IS_TELLING = [[
+      SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'INTO job_workers'
+    ]]
     local watch <close> = nebula.pg.connect { url = url, max_connections = 2 }
     local worker = workers.new(storage, { handler = function() end })
     local running = nebula.task.spawn(worker.run, worker)
