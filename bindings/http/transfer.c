@@ -12,7 +12,7 @@
 enum {
   HEADER_BYTES_MOST = 256 * 1024,
   RESERVE_MOST = 64 * 1024 * 1024, /* how far a stated length is believed before bytes come */
-  BULK_BUFFER = 512 * 1024,
+  BULK_BUFFER = 128 * 1024,        /* larger ones save few calls and cost more page faults */
 };
 
 #define NOT_SENT_SECONDS 0.05 /* how often a request is looked at that is not out at its limit */

@@ -152,7 +152,7 @@ static http_take on_push(void *data, const char *piece, size_t length) {
     http_take taken = HTTP_TAKE_ABORT;
     if (self->request.push != NULL) {
       taken = self->request.push(self->request.data, piece, length);
-      self->delivered |= taken == HTTP_TAKEN;
+      self->delivered |= taken == HTTP_TAKEN && !self->request.rewinds;
     } else if (bytes_append(&self->body, piece, length)) {
       taken = HTTP_TAKEN;
     }

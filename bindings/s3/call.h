@@ -30,6 +30,7 @@ typedef struct s3_call_request {
   bool checked;              /* the body is an object's: its CRC32C goes with it, if configured */
   size_t max_bytes;          /* of the answer's body; 0: no limit */
   http_push_fn *push;        /* takes the body of a good answer instead of s3_call_body */
+  bool rewinds; /* push begins anew with each on_head: a body that broke may be asked for again */
   bool (*on_head)(s3_call *self, void *data); /* before a good answer's body; false aborts */
   bool once;       /* not to be repeated where the first may have had an effect */
   bool verify;     /* the answer is an object: compare it with its checksum or ETag */

@@ -14,14 +14,26 @@
 #include "s3/check.h"
 #include "s3/part.h"
 
-enum { SMALL_BYTES = 256 * 1024 };
+enum {
+  SMALL_BYTES = 256 * 1024,
+  PIECE_BYTES = 256 * 1024, /* written while they are in the processor's cache */
+  HELD_MOST = 1024 * 1024,  /* of a range that waits for the disk; its connection pauses then */
+};
 
+/* A part of the object: asked for by one call, written piece by piece as it comes. An attempt that
+ * broke is void: the next one begins with the first byte again. */
 typedef struct range {
   s3_download *download;
-  s3_call *call;
+  s3_call *call; /* NULL once all has come */
   uint64_t offset;
   size_t length; /* 0: free */
-  bytes body;    /* has come, and waits to be written */
+  bytes piece;   /* has come, and waits to be written */
+  bytes spare;   /* the memory of the piece before */
+  unsigned attempt;
+  size_t given;    /* to jobs, in this attempt */
+  size_t written;  /* of that */
+  uint32_t crc32c; /* of what is written */
+  bool paused;
 } range;
 
 /* A small object is one job; a large one is opened, written range by range, and named. */
@@ -37,10 +49,11 @@ typedef struct job {
   bytes data;
   uint64_t offset;
   char *temporary, *path;
-  int descriptor;  /* of JOB_WHOLE and JOB_OPEN */
-  bool nameless;   /* the temporary file; found out as it is opened */
-  uint32_t crc32c; /* of JOB_WRITE */
-  bool summing;    /* the server has told a checksum to compare with */
+  int descriptor;   /* of JOB_WHOLE and JOB_OPEN */
+  bool nameless;    /* the temporary file; found out as it is opened */
+  unsigned attempt; /* JOB_WRITE: of the range */
+  uint32_t crc32c;  /* JOB_WRITE: of the range so far */
+  bool summing;     /* the server has told a checksum to compare with */
   int error;
 } job;
 
@@ -57,11 +70,12 @@ struct s3_download {
   uint32_t crc32c; /* of what is written, as a share of the whole */
   bool ended, nameless, large;
   bool writing; /* one at a time: two threads would only spin for the lock of the file */
+  int turn;     /* the range that is looked at first for the next write */
   s3_failure failure;
 };
 
 static void go_on(s3_download *self);
-static void write_next(s3_download *self);
+static void on_written(s3_download *self, job *done);
 
 /* ---- jobs ---- */
 
@@ -75,7 +89,7 @@ static int write_all(int descriptor, const bytes *data, uint64_t offset) {
 }
 
 static void run_write(job *self) {
-  if (self->summing) self->crc32c = crypto_crc32c(0, self->data.data, self->data.length);
+  if (self->summing) self->crc32c = crypto_crc32c(self->crc32c, self->data.data, self->data.length);
   self->error = write_all(self->file->descriptor, &self->data, self->offset);
 }
 
@@ -151,7 +165,8 @@ static void drop(s3_download *self) {
   for (int i = 0; i < self->options.concurrency; i++) {
     s3_call_free(self->ranges[i].call);
     self->ranges[i].call = NULL;
-    bytes_free(&self->ranges[i].body);
+    bytes_free(&self->ranges[i].piece);
+    bytes_free(&self->ranges[i].spare);
   }
   for (job *at = self->jobs; at != NULL; at = at->next)
     at->download = NULL;
@@ -187,6 +202,18 @@ static void leave_list(job *self) {
   *at = self->next;
 }
 
+static void on_opened(s3_download *self, const job *done) {
+  self->nameless = done->nameless;
+  self->file = part_file_new(done->descriptor);
+  if (self->file != NULL) {
+    go_on(self);
+  } else {
+    close(done->descriptor);
+    unlink(self->temporary);
+    fail_memory(self);
+  }
+}
+
 static void job_done(loop_job *base) {
   job *self = (job *)base;
   s3_download *download = self->download;
@@ -199,42 +226,24 @@ static void job_done(loop_job *base) {
     return;
   }
   leave_list(self);
-  int error = self->error;
-  job_kind kind = self->kind;
-  range *at = self->at;
-  size_t length = self->data.length;
-  int descriptor = self->descriptor;
-  bool nameless = self->nameless;
-  uint32_t crc32c = self->crc32c;
-  job_free(self);
-  if (error != 0) {
-    fail_file(download, error);
-  } else if (kind == JOB_WHOLE) {
-    download->written = length;
-    finish(download);
-  } else if (kind == JOB_NAME) {
-    part_file_release(download->file);
-    download->file = NULL;
-    finish(download);
-  } else if (kind == JOB_OPEN) {
-    download->nameless = nameless;
-    download->file = part_file_new(descriptor);
-    if (download->file != NULL) {
-      go_on(download);
-    } else {
-      close(descriptor);
-      unlink(download->temporary);
-      fail_memory(download);
-    }
+  if (self->error != 0) {
+    fail_file(download, self->error);
   } else {
-    download->written += length;
-    download->crc32c ^= crypto_crc32c_before(crc32c, download->size - at->offset - at->length);
-    at->length = 0;
-    download->writing = false;
-    download->options.on_event(download->options.data);
-    write_next(download);
-    if (!download->ended) go_on(download);
+    switch (self->kind) {
+    case JOB_WHOLE:
+      download->written = self->data.length;
+      finish(download);
+      break;
+    case JOB_NAME:
+      part_file_release(download->file);
+      download->file = NULL;
+      finish(download);
+      break;
+    case JOB_OPEN: on_opened(download, self); break;
+    case JOB_WRITE: on_written(download, self); break;
+    }
   }
+  job_free(self);
 }
 
 static void large_job_run(uv_work_t *work) {
@@ -246,27 +255,28 @@ static void large_job_done(uv_work_t *work, int status) {
   job_done(work->data);
 }
 
-static void job_start(s3_download *self, job_kind kind, range *at, bytes *data) {
+/* Takes the data, if any. False where there is no memory. */
+static bool job_start(s3_download *self, job_kind kind, range *at, bytes *data) {
   job *new = calloc(1, sizeof *new);
-  if (new == NULL) {
-    fail_memory(self);
-    return;
-  }
+  if (new == NULL) return false;
   new->base = (loop_job){.run = job_run, .done = job_done};
   new->kind = kind;
-  new->at = at;
   new->descriptor = -1;
   new->nameless = self->nameless;
   new->summing = http_headers_get(&self->answer, S3_CRC32C_HEADER) != NULL;
   if (self->file != NULL) new->file = part_file_hold(self->file);
   if (data != NULL) new->data = *data, *data = (bytes){0};
-  if (at != NULL) new->offset = at->offset;
+  if (at != NULL) {
+    new->at = at;
+    new->offset = at->offset + at->given;
+    new->attempt = at->attempt;
+    new->crc32c = at->crc32c;
+  }
   new->temporary = strdup(self->temporary);
   new->path = strdup(self->path);
   if (new->temporary == NULL || new->path == NULL) {
     job_free(new);
-    fail_memory(self);
-    return;
+    return false;
   }
   loop *on = self->client->on;
   if (kind == JOB_WHOLE && new->data.length <= SMALL_BYTES) {
@@ -278,15 +288,90 @@ static void job_start(s3_download *self, job_kind kind, range *at, bytes *data) 
   new->download = self;
   new->next = self->jobs;
   self->jobs = new;
+  return true;
 }
 
-static void write_next(s3_download *self) {
+/* ---- what has come of ranges, and its way into the file ---- */
+
+/* Starts the next write where none is under way. False where there is no memory. */
+static bool write_next(s3_download *self) {
   for (int i = 0; i < self->options.concurrency && !self->writing; i++) {
-    range *at = &self->ranges[i];
-    if (at->body.data == NULL) continue;
+    int index = (self->turn + i) % self->options.concurrency;
+    range *at = &self->ranges[index];
+    size_t length = at->piece.length;
+    if (length < PIECE_BYTES && (length == 0 || at->call != NULL)) continue;
+    if (!job_start(self, JOB_WRITE, at, &at->piece)) return false;
     self->writing = true;
-    job_start(self, JOB_WRITE, at, &at->body);
+    self->turn = index + 1;
+    at->given += length;
+    at->piece = at->spare;
+    at->spare = (bytes){0};
   }
+  return true;
+}
+
+/* A range of which all has come and is written makes room for the next one. */
+static bool end_range(s3_download *self, range *at) {
+  if (at->call != NULL || at->length == 0 || at->written < at->length) return false;
+  self->crc32c ^= crypto_crc32c_before(at->crc32c, self->size - at->offset - at->length);
+  self->written += at->length;
+  at->length = 0;
+  self->options.on_event(self->options.data);
+  return true;
+}
+
+static void resume_ranges(s3_download *self) {
+  for (int i = 0; i < self->options.concurrency; i++) {
+    range *at = &self->ranges[i];
+    if (!at->paused || at->piece.length >= HELD_MOST) continue;
+    at->paused = false;
+    s3_call_resume(at->call);
+  }
+}
+
+static void on_written(s3_download *self, job *done) {
+  range *at = done->at;
+  self->writing = false;
+  if (at->attempt == done->attempt) {
+    at->crc32c = done->crc32c;
+    at->written += done->data.length;
+  }
+  if (at->spare.data == NULL) {
+    at->spare = done->data;
+    bytes_clear(&at->spare);
+    done->data = (bytes){0};
+  }
+  if (!write_next(self)) {
+    fail_memory(self);
+    return;
+  }
+  resume_ranges(self);
+  if (end_range(self, at)) go_on(self);
+}
+
+static void begin_attempt(range *at) {
+  at->attempt++;
+  at->given = at->written = 0;
+  at->crc32c = 0;
+  bytes_clear(&at->piece);
+}
+
+static bool on_range_head(s3_call *call, void *data) {
+  (void)call;
+  begin_attempt(data);
+  return true;
+}
+
+static http_take on_range_push(void *data, const char *come, size_t length) {
+  range *at = data;
+  if (at->piece.length >= HELD_MOST) {
+    at->paused = true;
+    return HTTP_TAKE_LATER;
+  }
+  if (at->piece.data == NULL) bytes_reserve(&at->piece, PIECE_BYTES + length);
+  bool well = bytes_append(&at->piece, come, length) && write_next(at->download);
+  at->piece.failed |= !well;
+  return well ? HTTP_TAKEN : HTTP_TAKE_ABORT;
 }
 
 /* ---- requests ---- */
@@ -295,27 +380,28 @@ static void on_range(s3_call *call, void *data) {
   range *at = data;
   s3_download *self = at->download;
   s3_failure failure = *s3_call_failure(call);
-  bytes body = *s3_call_body(call);
-  *s3_call_body(call) = (bytes){0};
+  size_t come = at->given + at->piece.length;
   s3_call_free(call);
   at->call = NULL;
-  if (failure.kind == S3_WELL && body.length != at->length)
+  at->paused = false;
+  if (failure.kind == S3_WELL && come != at->length)
     s3_failure_set(&failure, S3_REFUSED, "IncompleteBody",
                    "S3 download of \"%.100s\": %zu bytes came where %zu were asked for", self->key,
-                   body.length, at->length);
-  if (failure.kind == S3_WELL) {
-    at->body = body;
-    body = (bytes){0};
-    write_next(self);
-  } else {
-    if (failure.kind == S3_ABSENT || failure.kind == S3_CONFLICT)
-      s3_failure_set(&failure, S3_CONFLICT, "PreconditionFailed",
-                     "S3 download of \"%.100s\": the object was replaced while it was read: try "
-                     "again",
-                     self->key);
+                   come, at->length);
+  if (failure.kind == S3_ABSENT || failure.kind == S3_CONFLICT)
+    s3_failure_set(&failure, S3_CONFLICT, "PreconditionFailed",
+                   "S3 download of \"%.100s\": the object was replaced while it was read: try "
+                   "again",
+                   self->key);
+  if (at->piece.failed) {
+    fail_memory(self);
+  } else if (failure.kind != S3_WELL) {
     fail(self, &failure);
+  } else if (!write_next(self)) {
+    fail_memory(self);
+  } else if (end_range(self, at)) {
+    go_on(self);
   }
-  bytes_free(&body);
 }
 
 static bool ask_for(s3_download *self, range *at) {
@@ -325,6 +411,7 @@ static bool ask_for(s3_download *self, range *at) {
   at->offset = self->given;
   at->length = left < self->options.part_size ? (size_t)left : self->options.part_size;
   self->given += at->length;
+  begin_attempt(at);
   snprintf(text, sizeof text, "bytes=%" PRIu64 "-%" PRIu64, at->offset,
            at->offset + at->length - 1);
   const char *etag = http_headers_get(&self->answer, "etag");
@@ -338,6 +425,9 @@ static bool ask_for(s3_download *self, range *at) {
       .headers = &headers,
       .query = &self->query,
       .max_bytes = at->length,
+      .push = on_range_push,
+      .on_head = on_range_head,
+      .rewinds = true,
       .deadline = self->options.deadline,
       .on_done = on_range,
       .data = at,
@@ -371,8 +461,8 @@ static void go_on(s3_download *self) {
     s3_failure failure = {0};
     s3_failure_set_damage(&failure, "download", self->key, "checksum");
     fail(self, &failure);
-  } else {
-    job_start(self, JOB_NAME, NULL, NULL);
+  } else if (!job_start(self, JOB_NAME, NULL, NULL)) {
+    fail_memory(self);
   }
 }
 
@@ -398,10 +488,9 @@ static void on_first(s3_call *call, void *data) {
     fail(self, &failure);
   } else if (!well) {
     fail_memory(self);
-  } else if (self->large) {
-    job_start(self, JOB_OPEN, NULL, NULL);
-  } else {
-    job_start(self, JOB_WHOLE, NULL, &body);
+  } else if (!(self->large ? job_start(self, JOB_OPEN, NULL, NULL)
+                           : job_start(self, JOB_WHOLE, NULL, &body))) {
+    fail_memory(self);
   }
   bytes_free(&body);
 }

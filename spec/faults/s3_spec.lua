@@ -259,6 +259,18 @@ describe("a download of many ranges", function()
     assert.is_nil(io.open(files .. "/ranges2"))
     os.remove(files .. "/ranges")
   end)
+
+  it("asks alone for one that broke, from its first byte", function()
+    local data = nebula.crypto.random(6 * MIB)
+    direct:put("broken-range", data)
+    local sum = "x-amz-checksum-crc32c: " .. nebula.crypto.base64((">I4"):pack(nebula.crypto.crc32c(data)))
+    proxy:rules { { method = "GET", times = 1, header = sum }, { skip = 1, times = 2, cut = 1500000 } }
+    local path = files .. "/broken-range"
+    connect({ checksum = "crc32c" }):download("broken-range", { file = path, part_size = 2 * MIB, concurrency = 1 })
+    assert.is_true(nebula.fs.read(path) == data)
+    assert.equal(1 + 3 + 2, #proxy:log())
+    os.remove(path)
+  end)
 end)
 
 describe("a checksum of what is stored", function()

@@ -185,6 +185,33 @@ describe("a disk that is full", function()
   end)
 end)
 
+describe("a disk that is slower than the network", function()
+  it("lets a download wait, and go on", function()
+    local data = nebula.crypto.random(8 * MIB):rep(3)
+    direct:put("slow-disk", data)
+    local fifo, path = files .. "/fifo", files .. "/slow-disk"
+    child.must { file = "mkfifo", args = { fifo } }
+    -- The one thread that writes files reads a fifo meanwhile: its end is held open.
+    local code = connect_code(server.endpoint()) .. ([[
+      local blocked
+      bucket:download("slow-disk", { file = %q, part_size = 8 << 20, concurrency = 2, progress = function()
+        if blocked then return end
+        blocked = nebula.task.spawn(nebula.fs.read, %q)
+        nebula.task.spawn(function()
+          local held <close> = io.open(%q, "w")
+          nebula.task.sleep(0.3)
+        end)
+      end })
+      print(blocked:join() == "")
+    ]]):format(path, fifo, fifo)
+    local result = host.run { args = { "-e", code }, env = { UV_THREADPOOL_SIZE = "1" } }
+    assert.equal("true\n", result.stdout, result.stderr)
+    assert.is_true(nebula.fs.read(path) == data)
+    assert(os.remove(path))
+    assert(os.remove(fifo))
+  end)
+end)
+
 describe("an object larger than memory", function()
   it("is streamed both ways in little of it, and refused at its limit where it is not", function()
     local code = connect_code(server.endpoint()) .. ([[
@@ -200,7 +227,7 @@ describe("an object larger than memory", function()
         end
       end
       assert(size == megabytes << 20)
-      bucket:download("huge", { file = "%s/huge" })
+      bucket:download("huge", { file = "%s/huge", part_size = 32 << 20 })
       assert(os.remove "%s/huge")
       for line in io.lines "/proc/self/status" do
         local peak = line:match "VmHWM:%%s*(%%d+)"
