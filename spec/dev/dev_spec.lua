@@ -68,7 +68,7 @@ describe("nebula dev", function()
     local first = up(directory)
     psql(first.url, "CREATE TABLE kept AS SELECT 7 AS x")
     system.kill(first.pid, "KILL")
-    child.await("the end of the server", 10, function() return not system.stat("/proc/" .. first.pid) end)
+    child.await("the end of the server", 60, function() return not system.stat("/proc/" .. first.pid) end)
     local path = first.base .. "/data/postmaster.pid"
     local text = child.read_file(path)
     local file <close> = assert(io.open(path, "w"))

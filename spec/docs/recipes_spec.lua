@@ -156,7 +156,7 @@ describe("the recipe", function()
     session:exec "BEGIN"
     local pid = session:value "SELECT pg_backend_pid()"
     assert.equal("", said "end-idle.lua")
-    child.await("an idle session", 5, function()
+    child.await("an idle session", 60, function()
       return db:value("SELECT state = 'idle in transaction' FROM pg_stat_activity WHERE pid = $1", pid)
     end)
     assert.truthy(said("end-idle-now.lua"):find(pid .. "\t.*\tended"))

@@ -3,6 +3,7 @@
 local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local proxy = require "spec.support.proxy"
+local stopwatch = require "spec.support.stopwatch"
 local json, pg, task = nebula.json, nebula.pg, nebula.task
 
 local LONG = os.getenv "NEBULA_SPEC_LONG"
@@ -45,11 +46,11 @@ describe("pg pool under its users", function()
     local db <close> = pg.connect { url = url, max_connections = 4, connection_timeout = 0.3 }
     local held = {}
     while #held < 4 do held[#held + 1] = nebula.try(db.acquire, db) end -- connecting may take longer
-    local timeouts, began = db:stats().timeouts, nebula.time.monotonic()
+    local timeouts, began, elapsed, cpu = db:stats().timeouts, nebula.time.monotonic(), stopwatch(), os.clock()
     local errors = task.map(numbers(1000), function() return failure(db.value, db, "SELECT 1") end,
       { concurrency = 1000 })
-    local took = nebula.time.monotonic() - began
-    assert.is_true(took >= 0.3)
+    local took = elapsed() - (os.clock() - cpu) -- 1,000 errors with their tracebacks are made as well
+    assert.is_true(nebula.time.monotonic() - began >= 0.3)
     if LONG then assert.is_true(took < 0.35, took) end
     assert.equal(1000, #errors)
     for _, err in ipairs(errors) do
@@ -183,7 +184,7 @@ describe("pg pool under its users", function()
     assert.equal("database", failure(db.value, db, "SELECT 1").kind)
     task.deadline(20, function() while db:stats().failed < 5 do task.sleep(0.01) end end)
     between:accept "open"
-    task.deadline(5, function() while db:stats().idle == 0 do task.sleep(0.01) end end)
+    task.deadline(60, function() while db:stats().idle == 0 do task.sleep(0.01) end end)
     assert.equal(1, db:value "SELECT 1")
     local nowhere <close> = pg.connect { url = "postgresql://nobody@no-such-host.invalid/x" }
     assert.matches("no%-such%-host.invalid cannot be resolved", failure(nowhere.value, nowhere, "SELECT 1").message)

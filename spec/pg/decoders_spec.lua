@@ -112,7 +112,7 @@ describe("a decoder of a script's own", function()
     local results = db:batch({ { "SELECT 1 AS i" }, { "SELECT point(1, 2) AS p" } }, { transaction = false })
     assert.same({ { i = 1 } }, results[1])
     assert.equal("script", results[2].kind)
-    child.await("every connection back", 10, function() -- one is still cancelling the loop that was left
+    child.await("every connection back", 60, function() -- one is still cancelling the loop that was left
       local stats = db:stats()
       return stats.held == 0 and stats.busy == 0
     end)

@@ -158,7 +158,7 @@ describe("multipart uploads in S3", function()
     local writer = bucket:writer "half"
     writer:write(("x"):rep(6 << 20))
     writer:write(("x"):rep(6 << 20))
-    child.await("the upload", 10, function() return #bucket:uploads() == 1 end)
+    child.await("the upload", 60, function() return #bucket:uploads() == 1 end)
     assert.equal(0, tasks.run(storage, "abort-uploads", {}).aborted)
     assert.equal(1, tasks.run(storage, "abort-uploads", { older_than = 0 }).aborted)
     assert.equal(0, #bucket:uploads())

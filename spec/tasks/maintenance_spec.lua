@@ -49,7 +49,7 @@ describe("maintenance", function()
     db:exec [[
       INSERT INTO workflow_jobs (payload, status, lease_until) VALUES ('{}', 'running', now() - interval '1 hour')
     ]]
-    child.await("the statistics", 10, function()
+    child.await("the statistics", 60, function()
       return db:value "SELECT n_dead_tup > 15000 FROM pg_stat_user_tables WHERE relname = 'ill'"
     end)
     local found = findings()
