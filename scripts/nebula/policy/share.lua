@@ -26,6 +26,28 @@ local function sift(levels, indexes, n, at)
   levels[at], indexes[at] = level, index
 end
 
+-- Gives each of these lanes the slots that it surely gets, at once: those up to a level under which there are
+-- no more than n. Lanes that are above it already count for nothing. Returns what is left of n.
+local function fill(n, lanes, active, begun, parts)
+  local level, count
+  repeat
+    local weights, sum = 0, 0
+    count = #active
+    for _, i in ipairs(active) do weights, sum = weights + lanes[i].weight, sum + begun[i] end
+    level = (n - count + sum) / weights
+    local below = {}
+    for _, i in ipairs(active) do
+      if begun[i] <= level * lanes[i].weight then below[#below + 1] = i end
+    end
+    active = below
+  until #active == count or #active == 0
+  for _, i in ipairs(active) do
+    local part = math.min(lanes[i].allowed, math.floor(level * lanes[i].weight - begun[i]) + 1)
+    parts[i], n = part, n - part
+  end
+  return n
+end
+
 --- Gives each lane its part of n slots.
 ---@param n integer
 ---@param lanes {running: integer, weight: number, allowed: integer}[] allowed: the most it may take now
@@ -33,23 +55,30 @@ end
 ---@return integer[] parts
 function share.divide(n, lanes, random)
   random = random or math.random
-  local parts, drawn, levels, indexes, count = {}, {}, {}, {}, 0
+  local parts, begun, active = {}, {}, {}
   for i, lane in ipairs(lanes) do
     parts[i] = 0
     if lane.allowed > 0 and lane.weight > 0 then
+      active[#active + 1] = i
+      begun[i] = lane.running + random()
+    end
+  end
+  local left = n > 2 * #active and #active > 0 and fill(n, lanes, active, begun, parts) or n
+  local levels, indexes, count = {}, {}, 0
+  for _, i in ipairs(active) do
+    if parts[i] < lanes[i].allowed then
       count = count + 1
-      drawn[i] = random()
-      levels[count], indexes[count] = (lane.running + drawn[i]) / lane.weight, i
+      levels[count], indexes[count] = (begun[i] + parts[i]) / lanes[i].weight, i
     end
   end
   for at = count // 2, 1, -1 do sift(levels, indexes, count, at) end
-  for _ = 1, n do
+  for _ = 1, left do
     if count == 0 then break end
     local i = indexes[1]
     local lane = lanes[i]
     parts[i] = parts[i] + 1
     if parts[i] < lane.allowed then
-      levels[1] = (lane.running + drawn[i] + parts[i]) / lane.weight
+      levels[1] = (begun[i] + parts[i]) / lane.weight
     else
       levels[1], indexes[1] = levels[count], indexes[count]
       count = count - 1
