@@ -34,6 +34,39 @@ describe("the shares of a claim", function()
     assert.is_true(sum[1] > 60 and sum[1] < 100, sum[1] .. " of 8000, for a weight of a hundredth")
   end)
 
+  it("are those that one slot after the other would give, each to the lane that has the least", function()
+    local random = even()
+    local function one_by_one(n, lanes, draws)
+      local parts = {}
+      for i = 1, #lanes do parts[i] = 0 end
+      for _ = 1, n do
+        local least, at = math.huge, nil
+        for i, one in ipairs(lanes) do
+          local level = (one.running + draws[i] + parts[i]) / one.weight
+          if parts[i] < one.allowed and one.weight > 0 and level < least then least, at = level, i end
+        end
+        if not at then break end
+        parts[at] = parts[at] + 1
+      end
+      return parts
+    end
+    for case = 1, 300 do
+      local lanes, draws = {}, {}
+      for i = 1, 1 + case % 23 do
+        draws[i] = random()
+        lanes[i] = lane(i % 7 == 3 and 0 or random() ^ 5 * 10,
+          { running = i % 3 == 0 and (case * i) % 31 or 0, allowed = i % 4 == 0 and case % 20 or 1000 })
+      end
+      local at = 0
+      local parts = share.divide(1 + case * 7 % 500, lanes, function()
+        at = at + 1
+        while lanes[at].weight == 0 or lanes[at].allowed == 0 do at = at + 1 end -- which draw nothing
+        return draws[at]
+      end)
+      assert.same(one_by_one(1 + case * 7 % 500, lanes, draws), parts)
+    end
+  end)
+
   it("come to every one of many lanes, where there are fewer slots than lanes", function()
     local random, got, lanes = even(), {}, {}
     for i = 1, 64 do lanes[i] = lane(1) end

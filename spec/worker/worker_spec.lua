@@ -120,6 +120,20 @@ describe("the worker", function()
     assert.same({ completed = 3 }, statuses())
   end)
 
+  it("leases what takes much longer than half of its batch soon, so that no slot waits for it", function()
+    local ids = push(40)
+    storage.db:exec("UPDATE workflow_jobs SET priority = array_position($1::uuid[], id)", ids)
+    local soonest = math.huge
+    work(function(_, job)
+      if job.payload.n % 4 ~= 0 then return end
+      local began = nebula.time.monotonic()
+      while storage:get_job(job.id).status ~= "running" do nebula.task.sleep(0.002) end
+      soonest = math.min(soonest, nebula.time.monotonic() - began)
+    end, { concurrency = 4, connections = 1, batch = 4 })
+    assert.same({ completed = 40 }, statuses())
+    assert.is_true(soonest < 0.19, ("the soonest of ten after %.3f s"):format(soonest)) -- where all are slow: 0.2
+  end)
+
   it("fails what throws, keeps it with the reason, and gives up after its retries", function()
     local ids = push(2, { max_retries = 0 })
     local counts = work(function(_, job)

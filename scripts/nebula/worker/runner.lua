@@ -124,8 +124,10 @@ function Run:finish(made)
   if self.leased then
     worker.keeper:ended(self)
   elseif batch then
-    batch.left = batch.left - 1
-    if batch.left == 0 then batch.signal:notify() end
+    local left = batch.left - 1
+    batch.left = left
+    if left == batch.half then batch.half_at = monotonic() end
+    if left == 0 or left == batch.half then batch.signal:notify() end
   end
 end
 

@@ -2,8 +2,9 @@
 --
 -- A claim begins as a row lock: a transaction selects due jobs FOR UPDATE SKIP LOCKED, the handlers
 -- run, one UPDATE finishes the batch, and its COMMIT AND CHAIN begins the next claim. What is not
--- done after LEASE_AFTER becomes a lease, in the same statement run. So a short job costs one row
--- version, a dead worker's short jobs are free at once, and a stopped process loses its locks by
+-- done after LEASE_AFTER, or takes more than twice as long as half of its batch, becomes a lease, in the
+-- same statement run. So a short job costs one row version, no slot waits for the longest job of a
+-- batch, a dead worker's short jobs are free at once, and a stopped process loses its locks by
 -- idle_in_transaction_session_timeout.
 local nebula = require "nebula"
 local news = require "nebula.jobs.news"
@@ -19,11 +20,12 @@ local Signal = require "nebula.worker.signal"
 local try, monotonic = nebula.try, nebula.time.monotonic
 
 ---@class nebula.Session
----@field batch? table {runs, next, left, since, signal, wants_lease}
+---@field batch? table {runs, next, left, half, half_at, since, signal, wants_lease}
 local Session = {}
 Session.__index = Session
 
 local LEASE_AFTER = 0.2 -- seconds
+local MIXED = 0.01 -- the least that a batch waits for jobs that take longer than half of it
 local SHORT, LONG = 0.025, 0.1 -- a batch within SHORT grows, beyond LONG shrinks
 local FIRST_BATCH = 32
 local FIRST_WAIT = 0.01 -- of an empty queue, doubled up to `poll`
@@ -93,8 +95,8 @@ local function new_batch(self, rows, leased)
   local worker = self.worker
   local runs, ids = {}, {}
   local now = monotonic()
-  local batch = { runs = runs, next = 1, left = #rows, since = now, turned = now, signal = self.signal,
-    leased = leased }
+  local batch = { runs = runs, next = 1, left = #rows, half = #rows // 2, half_at = nil, since = now, turned = now,
+    signal = self.signal, leased = leased }
   for i, job in ipairs(rows) do
     runs[i], ids[i] = Run.new(worker, batch, job), job.id
     if job.unique_while or worker.wants_lease[runs[i].name or ""] then batch.wants_lease = true end
@@ -278,9 +280,13 @@ end
 
 -- ---- the loop ----
 
+-- Until all of it has ended, or what runs is to become leases.
 local function wait_for_batch(batch)
+  local until_time = batch.since + LEASE_AFTER
   while batch.left > 0 and not batch.wants_lease do
-    local rest = batch.since + LEASE_AFTER - monotonic()
+    local half_at = batch.half_at
+    if half_at then until_time = math.min(until_time, math.max(batch.since + MIXED, 2 * half_at - batch.since)) end
+    local rest = until_time - monotonic()
     if rest <= 0 then return end
     batch.signal:wait(rest)
   end
