@@ -26,8 +26,9 @@ local function sift(levels, indexes, n, at)
   levels[at], indexes[at] = level, index
 end
 
--- Gives each of these lanes the slots that it surely gets, at once: those up to a level under which there are
--- no more than n. Lanes that are above it already count for nothing. Returns what is left of n.
+-- Gives each of these lanes the slots that it surely gets, at once: those up to a level, where a lane's are
+-- floor(level * weight - begun) + 1. It is the one where these sum up to n when not rounded; lanes for
+-- which that is no more than nothing are left out, which lowers it. Returns what is left of n.
 local function fill(n, lanes, active, begun, parts)
   local level, count
   repeat
@@ -37,7 +38,7 @@ local function fill(n, lanes, active, begun, parts)
     level = (n - count + sum) / weights
     local below = {}
     for _, i in ipairs(active) do
-      if begun[i] <= level * lanes[i].weight then below[#below + 1] = i end
+      if begun[i] < level * lanes[i].weight + 1 then below[#below + 1] = i end
     end
     active = below
   until #active == count or #active == 0
