@@ -168,7 +168,8 @@ function bucket:delete_many(keys, options) end
 ---Copies an object on the server. Where the options say something about it (its type, metadata and the like),
 ---that replaces all that was said; without, it is kept. Over 5 GiB, or over `part_size` where it is given, it goes
 ---in parts, many at once, all of one version. Tags go along where the server copies them: not in parts, and by Ceph
----not with new metadata; bucket:tag sets them.
+---not with new metadata; bucket:tag sets them. A condition is about `to`; it is sent, and looked at before by a HEAD,
+---since not every server minds it: on one that does not (Ceph), what is written between the two is replaced.
 ---@param from string
 ---@param to string
 ---@param options? nebula.s3.describe_options|{from_bucket?: string, if_none_match?: string, if_match?: string,

@@ -63,3 +63,13 @@ const char *s3_check_damage(s3_check *self) {
               memcmp(md5, self->wanted_md5, 16) == 0;
   return same ? NULL : "ETag";
 }
+
+bool s3_condition_holds(const http_headers *conditions, const char *etag) {
+  const char *wanted = http_headers_get(conditions, "if-match");
+  if (http_headers_get(conditions, "if-none-match") != NULL && etag != NULL) return false;
+  if (wanted == NULL) return true;
+  if (etag == NULL || strcmp(wanted, "*") == 0) return etag != NULL;
+  size_t length = strlen(etag);
+  if (length >= 2 && etag[0] == '"' && etag[length - 1] == '"') etag++, length -= 2;
+  return strlen(wanted) == length && memcmp(wanted, etag, length) == 0;
+}

@@ -28,6 +28,10 @@ const char *s3_check_damage(s3_check *self);
 
 void s3_check_end(s3_check *self);
 
+/* Whether an object with this ETag (NULL: no object) is in the state that the If-Match or
+ * If-None-Match of a write names, as bucket:put sends them: "*", or an ETag without quotes. */
+bool s3_condition_holds(const http_headers *conditions, const char *etag);
+
 extern const char S3_CRC32C_HEADER[];
 
 #endif

@@ -23,3 +23,10 @@ void s3_failure_set_damage(s3_failure *self, const char *what, const char *key, 
       what, key, other, etag ? " (trust_etag turns this check off where ETags are no MD5)" : "");
   self->retryable = true;
 }
+
+void s3_failure_set_unmet(s3_failure *self, const char *what, const char *key, const char *bucket) {
+  s3_failure_set(self, S3_CONFLICT, "PreconditionFailed",
+                 "S3 %s \"%.100s\" in bucket \"%s\": the object is not in the state that the "
+                 "condition names",
+                 what, key, bucket);
+}

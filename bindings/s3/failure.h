@@ -33,4 +33,7 @@ void s3_failure_set(s3_failure *self, s3_kind kind, const char *code, const char
 /* The bytes of an object do not agree with `other`: "checksum", "ETag". */
 void s3_failure_set_damage(s3_failure *self, const char *what, const char *key, const char *other);
 
+/* The object that a conditional write is about is in another state. */
+void s3_failure_set_unmet(s3_failure *self, const char *what, const char *key, const char *bucket);
+
 #endif

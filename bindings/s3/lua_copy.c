@@ -5,7 +5,9 @@
 #include "base/lua_bytes.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
+#include "http/lua_client.h"
 #include "http/uri.h"
+#include "s3/check.h"
 #include "s3/lua_upload.h"
 
 #define WHAT "bucket:copy"
@@ -66,7 +68,7 @@ static int begin_parts(lua_State *L, uint64_t size) {
   return copy_parts(L, LUA_OK, 0);
 }
 
-static int copy_at_once(lua_State *L);
+static int begin_one_request(lua_State *L);
 
 static int source_seen(lua_State *L, int status, lua_KContext context) {
   (void)status, (void)context;
@@ -80,7 +82,7 @@ static int source_seen(lua_State *L, int status, lua_KContext context) {
   opt_integer(L, OPTIONS, WHAT, "part_size", S3_PART_LEAST, S3_PART_MOST, &part_size);
   if (refusal != NULL || size > (uint64_t)part_size) return begin_parts(L, size);
   lua_s3_call_clear(self);
-  return copy_at_once(L);
+  return begin_one_request(L);
 }
 
 static int look_at_source(lua_State *L) {
@@ -119,17 +121,53 @@ static int copied(lua_State *L, int status, lua_KContext context) {
   return 1;
 }
 
+/* Adds what the options say about the object that is there already; false where that is nothing. */
+static bool is_conditional(lua_State *L, lua_s3_call *self) {
+  lua_s3_read_put_conditions(L, OPTIONS, WHAT, &self->headers);
+  return self->headers.count > 0;
+}
+
 static int copy_at_once(lua_State *L) {
   lua_s3_call *self = lua_touserdata(L, CALL);
   s3_call_request request = {.what = "copy", .method = "PUT", .body = "", .check_body = true};
+  request.once = is_conditional(L, self);
   request.key = lua_tolstring(L, TO, &request.key_length);
   lua_s3_add(L, &self->headers, "x-amz-copy-source", push_source(L));
   lua_s3_read_object_options(L, OPTIONS, WHAT, &self->headers);
   if (describes(L)) lua_s3_add(L, &self->headers, "x-amz-metadata-directive", "REPLACE");
-  lua_s3_read_put_conditions(L, OPTIONS, WHAT, &self->headers);
   opt_duration(L, OPTIONS, WHAT, "deadline", &request.deadline);
   lua_settop(L, REFUSAL);
   return lua_s3_call_wait(L, self, lua_s3_client(L, BUCKET), &request, 0, copied);
+}
+
+static int destination_seen(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
+  lua_s3_call *self = lua_touserdata(L, CALL);
+  bool absent = lua_s3_call_absent(L, self);
+  http_headers *conditions = lua_http_headers_new(L);
+  lua_s3_read_put_conditions(L, OPTIONS, WHAT, conditions);
+  if (!s3_condition_holds(conditions, absent ? NULL : s3_call_header(self->call, "etag"))) {
+    s3_failure failure = {0};
+    const char *bucket = lua_s3_client(L, BUCKET)->config.bucket;
+    s3_failure_set_unmet(&failure, "copy", lua_tostring(L, TO), bucket);
+    lua_s3_raise(L, &failure);
+  }
+  lua_s3_call_clear(self);
+  return copy_at_once(L);
+}
+
+/* Not every server looks at conditions when it copies: they are looked at before as well. */
+static int look_at_destination(lua_State *L) {
+  lua_s3_call *self = lua_touserdata(L, CALL);
+  s3_call_request request = {.what = "copy", .method = "HEAD"};
+  lua_s3_call_clear(self);
+  request.key = lua_tolstring(L, TO, &request.key_length);
+  opt_duration(L, OPTIONS, WHAT, "deadline", &request.deadline);
+  return lua_s3_call_wait(L, self, lua_s3_client(L, BUCKET), &request, 0, destination_seen);
+}
+
+static int begin_one_request(lua_State *L) {
+  return is_conditional(L, lua_touserdata(L, CALL)) ? look_at_destination(L) : copy_at_once(L);
 }
 
 /* bucket:copy(from, to, options) */
@@ -147,7 +185,7 @@ static int bucket_copy(lua_State *L) {
   lua_s3_call_new(L);
   lua_pushnil(L);
   bool parts = opt_integer(L, OPTIONS, WHAT, "part_size", S3_PART_LEAST, S3_PART_MOST, &part_size);
-  return parts ? look_at_source(L) : copy_at_once(L);
+  return parts ? look_at_source(L) : begin_one_request(L);
 }
 
 void lua_s3_add_copy_methods(lua_State *L) {

@@ -8,6 +8,7 @@
 #include <string.h>
 #include "crypto/crypto_crc32c.h"
 #include "crypto/crypto_text.h"
+#include "s3/check.h"
 #include "s3/upload_internal.h"
 #include "s3/xml.h"
 
@@ -260,19 +261,12 @@ static void begin_complete(s3_upload *self) {
 static void on_condition(s3_call *call, void *data) {
   s3_upload *self = data;
   s3_failure failure = *s3_call_failure(call);
-  bool must_be_absent = http_headers_get(&self->conditions, "if-none-match") != NULL;
-  const char *wanted = http_headers_get(&self->conditions, "if-match");
   const char *etag = s3_call_header(call, "etag");
-  bool same = wanted != NULL && etag != NULL && strstr(etag, wanted) != NULL;
-  bool holds =
-      failure.kind == S3_ABSENT ? must_be_absent : same || strcmp("*", wanted ? wanted : "") == 0;
-  if (failure.kind == S3_WELL || failure.kind == S3_ABSENT) {
+  bool absent = failure.kind == S3_ABSENT;
+  if (absent || failure.kind == S3_WELL) {
     failure.kind = S3_WELL;
-    if (!holds)
-      s3_failure_set(&failure, S3_CONFLICT, "PreconditionFailed",
-                     "S3 put \"%.100s\" in bucket \"%s\": the object is not in the state that the "
-                     "condition names",
-                     self->key, self->client->config.bucket);
+    if (!s3_condition_holds(&self->conditions, absent ? NULL : etag))
+      s3_failure_set_unmet(&failure, "put", self->key, self->client->config.bucket);
   }
   upload_drop_call(self);
   if (failure.kind != S3_WELL) {

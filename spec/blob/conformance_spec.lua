@@ -139,6 +139,24 @@ for name, open in pairs(stores) do
       assert.equal("string", type(copied.url))
     end)
 
+    it("holds the conditions of a copy", function()
+      store:put("copy-source", "new")
+      local kept = store:put("copy-kept", "old")
+      for _, condition in ipairs {
+        { if_none_match = "*" }, { if_match = ("0"):rep(32) }, { if_match = kept.etag:sub(1, 8) },
+      } do
+        local err = failure(store.copy, store, "copy-source", "copy-kept", condition)
+        assert.equal("conflict", err.kind)
+        assert.equal("old", (store:get "copy-kept"))
+      end
+      assert.equal("conflict", failure(store.copy, store, "copy-source", "copy-none", { if_match = "*" }).kind)
+      assert.is_nil((store:get "copy-none"))
+      store:copy("copy-source", "copy-kept", { if_match = kept.etag })
+      assert.equal("new", (store:get "copy-kept"))
+      store:copy("copy-source", "copy-none", { if_none_match = "*" })
+      assert.equal("new", (store:get "copy-none"))
+    end)
+
     it("copies with other metadata, and keeps what nothing is said about", function()
       store:put("from", "data", { content_type = "text/x", metadata = { a = "1" }, tags = { t = "1" } })
       store:copy("from", "to")
