@@ -154,7 +154,7 @@ function bucket:head(key, options) end
 ---@return boolean
 function bucket:exists(key) end
 
----Deletes an object; one that does not exist is deleted already.
+---Deletes an object; one that does not exist is deleted already. `if_match` is looked at as bucket:copy does.
 ---@param key string
 ---@param options? {if_match?: string, version?: string, deadline?: number|string}
 function bucket:delete(key, options) end

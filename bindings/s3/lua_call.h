@@ -69,7 +69,12 @@ void lua_s3_read_conditions(lua_State *L, int index, const char *call, http_head
 void lua_s3_read_put_conditions(lua_State *L, int index, const char *call, http_headers *out);
 void lua_s3_read_object_options(lua_State *L, int index, const char *call, http_headers *out);
 
-/* The names that the two above understand, for a method's list of options. */
+/* Of an ended HEAD of the object at stack index `key`: raises `conflict` where the conditions of a
+ * write in `options` do not hold, else clears the call. The Bucket is the first argument. */
+void lua_s3_call_hold_condition(lua_State *L, lua_s3_call *self, const char *call, int key,
+                                int options);
+
+/* The names that the ones above understand, for a method's list of options. */
 #define S3_CONDITION_OPTIONS "if_match", "if_none_match"
 #define S3_COPY_OPTIONS                                                                            \
   "content_type", "content_encoding", "content_disposition", "content_language", "cache_control",  \

@@ -5,9 +5,7 @@
 #include "base/lua_bytes.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
-#include "http/lua_client.h"
 #include "http/uri.h"
-#include "s3/check.h"
 #include "s3/lua_upload.h"
 
 #define WHAT "bucket:copy"
@@ -143,16 +141,7 @@ static int copy_at_once(lua_State *L) {
 static int destination_seen(lua_State *L, int status, lua_KContext context) {
   (void)status, (void)context;
   lua_s3_call *self = lua_touserdata(L, CALL);
-  bool absent = lua_s3_call_absent(L, self);
-  http_headers *conditions = lua_http_headers_new(L);
-  lua_s3_read_put_conditions(L, OPTIONS, WHAT, conditions);
-  if (!s3_condition_holds(conditions, absent ? NULL : s3_call_header(self->call, "etag"))) {
-    s3_failure failure = {0};
-    const char *bucket = lua_s3_client(L, BUCKET)->config.bucket;
-    s3_failure_set_unmet(&failure, "copy", lua_tostring(L, TO), bucket);
-    lua_s3_raise(L, &failure);
-  }
-  lua_s3_call_clear(self);
+  lua_s3_call_hold_condition(L, self, WHAT, TO, OPTIONS);
   return copy_at_once(L);
 }
 

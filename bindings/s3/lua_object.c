@@ -147,6 +147,8 @@ static int bucket_exists(lua_State *L) {
 
 /* ---- delete ---- */
 
+static const char DELETE[] = "bucket:delete";
+
 static int delete_done(lua_State *L, int status, lua_KContext context) {
   (void)status;
   lua_s3_call *self = lua_touserdata(L, (int)context);
@@ -155,18 +157,37 @@ static int delete_done(lua_State *L, int status, lua_KContext context) {
   return 0;
 }
 
+static int delete_now(lua_State *L, lua_s3_call *self, s3_call_request *request,
+                      lua_KFunction done) {
+  s3_client *client = lua_s3_client(L, BUCKET);
+  request->key = lua_tolstring(L, KEY, &request->key_length);
+  read_version(L, DELETE, self);
+  request->deadline = read_deadline(L, DELETE);
+  return lua_s3_call_wait(L, self, client, request, CALL, done);
+}
+
+static int delete_seen(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  lua_s3_call *self = lua_touserdata(L, (int)context);
+  s3_call_request request = {.what = "delete", .method = "DELETE"};
+  lua_s3_call_hold_condition(L, self, DELETE, KEY, OPTIONS);
+  lua_s3_read_conditions(L, OPTIONS, DELETE, &self->headers);
+  return delete_now(L, self, &request, delete_done);
+}
+
 static int bucket_delete(lua_State *L) {
   static const char *const NAMES[] = {"if_match", "version", "deadline", NULL};
-  static const char WHAT[] = "bucket:delete";
-  s3_client *client = lua_s3_client(L, BUCKET);
   s3_call_request request = {.what = "delete", .method = "DELETE"};
-  request.key = lua_s3_key(L, KEY, WHAT, &request.key_length);
+  lua_s3_client(L, BUCKET);
+  lua_s3_key(L, KEY, DELETE, &request.key_length);
   lua_s3_call *self = begin(L);
-  opt_check(L, OPTIONS, WHAT, NAMES);
-  lua_s3_read_conditions(L, OPTIONS, WHAT, &self->headers);
-  read_version(L, WHAT, self);
-  request.deadline = read_deadline(L, WHAT);
-  return lua_s3_call_wait(L, self, client, &request, CALL, delete_done);
+  opt_check(L, OPTIONS, DELETE, NAMES);
+  lua_s3_read_conditions(L, OPTIONS, DELETE, &self->headers);
+  if (self->headers.count == 0) return delete_now(L, self, &request, delete_done);
+  /* Not every server looks at it when it deletes: it is looked at before as well. */
+  lua_s3_call_clear(self);
+  request.method = "HEAD";
+  return delete_now(L, self, &request, delete_seen);
 }
 
 void lua_s3_add_object_methods(lua_State *L) {

@@ -5,6 +5,7 @@
 #include "base/lua_options.h"
 #include "http/lua_client.h"
 #include "http/uri.h"
+#include "s3/check.h"
 #include "s3/lua_call.h"
 
 enum { METADATA_BYTES_MOST = 2048 };
@@ -31,6 +32,21 @@ void lua_s3_read_conditions(lua_State *L, int index, const char *call, http_head
 void lua_s3_read_put_conditions(lua_State *L, int index, const char *call, http_headers *out) {
   add_condition(L, index, call, "if_match", "If-Match", "%s", out);
   add_condition(L, index, call, "if_none_match", "If-None-Match", "%s", out);
+}
+
+void lua_s3_call_hold_condition(lua_State *L, lua_s3_call *self, const char *call, int key,
+                                int options) {
+  bool absent = lua_s3_call_absent(L, self);
+  http_headers *conditions = lua_http_headers_new(L);
+  lua_s3_read_put_conditions(L, options, call, conditions);
+  if (!s3_condition_holds(conditions, absent ? NULL : s3_call_header(self->call, "etag"))) {
+    s3_failure failure = {0};
+    const char *bucket = lua_s3_client(L, 1)->config.bucket;
+    s3_failure_set_unmet(&failure, strchr(call, ':') + 1, lua_tostring(L, key), bucket);
+    lua_s3_raise(L, &failure);
+  }
+  lua_pop(L, 1);
+  lua_s3_call_clear(self);
 }
 
 static void add_plain(lua_State *L, int index, const char *call, http_headers *out) {

@@ -74,6 +74,16 @@ for name, open in pairs(stores) do
       assert.equal("not_found", failure(store.copy, store, "absent", "x").kind)
     end)
 
+    it("deletes on a condition", function()
+      local kept = store:put("delete-kept", "x")
+      for _, other in ipairs { ("0"):rep(32), kept.etag:sub(1, 8) } do
+        assert.equal("conflict", failure(store.delete, store, "delete-kept", { if_match = other }).kind)
+        assert.is_true(store:exists "delete-kept")
+      end
+      store:delete("delete-kept", { if_match = kept.etag })
+      assert.is_false(store:exists "delete-kept")
+    end)
+
     it("replaces an object as a whole", function()
       store:put("replaced", "a longer text", { metadata = { a = "1" } })
       store:put("replaced", "short")
