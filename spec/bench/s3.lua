@@ -1,8 +1,8 @@
 -- Objects to and from the same Ceph RGW, by whole processes: what each client costs in CPU seconds, wall
--- seconds and peak RSS; what a listing takes of memory; and requests a second against nginx.
+-- seconds and peak RSS.
 --
 --   NEBULA_BENCH_BYTES   size of the large object (256 MiB)
---   NEBULA_BENCH_KEYS    keys of the listing (100000)
+--   NEBULA_BENCH_SMALL   how many small ones (2000)
 local child = require "spec.support.child"
 local directory = require "spec.support.directory"
 local lfs = require "lfs"
@@ -10,8 +10,8 @@ local nebula = require "nebula"
 local program = require("spec.support.nebula").program
 
 local LARGE = tonumber(os.getenv "NEBULA_BENCH_BYTES") or 256 << 20
-local KEYS = tonumber(os.getenv "NEBULA_BENCH_KEYS") or 100000
-local COUNT, SMALL, WIDE = 2000, 16 << 10, 32
+local COUNT = tonumber(os.getenv "NEBULA_BENCH_SMALL") or 2000
+local SMALL, WIDE = 16 << 10, 32
 local NODE = ("node %s/peers/s3.mjs"):format(directory.build)
 local NODE_PACKAGE = "@aws-sdk/client-s3@3"
 
@@ -157,75 +157,6 @@ local function small(bench, options, all, compare, path)
   end)
 end
 
--- What a listing of many keys takes of memory over a host that has only connected.
-local function listing(bench, bucket, env)
-  local list = {}
-  for i = 1, KEYS do list[i] = i end
-  nebula.task.map(list, function(i) bucket:put(("listed/%06d"):format(i), "") end, { concurrency = 64 })
-  local function cost(prefix)
-    return bench.cost { file = program, env = env, args = { "-e", ([[
-      local nebula, e = require "nebula", os.getenv
-      local bucket = nebula.s3.connect { endpoint = e "S3_ENDPOINT", bucket = e "S3_BUCKET",
-        access_key_id = e "S3_ACCESS_KEY_ID", secret_access_key = e "S3_SECRET_ACCESS_KEY" }
-      local count = 0
-      for _ in bucket:list { prefix = %q } do count = count + 1 end
-      assert(count == %d)]]):format(prefix, prefix == "listed/" and KEYS or 0) } }
-  end
-  local base, cost_of_all = cost "none/", cost "listed/"
-  print(("list %d keys, streamed\n  %.2f s CPU  %.2f s wall  %.1f MiB over the host's base of %.1f MiB"):format(KEYS,
-    cost_of_all.cpu, cost_of_all.wall, cost_of_all.rss - base.rss, base.rss))
-end
-
-local NGINX = [[
-daemon off; worker_processes 1; pid @dir@/pid; error_log @dir@/error; user root;
-events { worker_connections 512; }
-http {
-  access_log off; keepalive_requests 1000000; tcp_nodelay on;
-  client_body_temp_path @dir@/body; proxy_temp_path @dir@/t1; fastcgi_temp_path @dir@/t2; uwsgi_temp_path @dir@/t3;
-  scgi_temp_path @dir@/t4;
-  server { listen 127.0.0.1:@port@; root @dir@/root; client_max_body_size 1m;
-    location / { dav_methods PUT; create_full_put_path on; } }
-}
-]]
-
--- Requests a second for small objects against a web server, which answers faster than any client asks.
-local function nginx(bench, path)
-  local dir, count, port = path .. "/nginx", 10000, math.random(20000, 32000)
-  nebula.fs.mkdir(dir .. "/root", { parents = true })
-  nebula.fs.write(dir .. "/conf", (NGINX:gsub("@(%w+)@", { dir = dir, port = port })))
-  nebula.fs.write(dir .. "/16k", nebula.crypto.random(SMALL))
-  local url = ("http://127.0.0.1:%d"):format(port)
-  local server = child.spawn { file = "nginx", args = { "-c", dir .. "/conf", "-e", dir .. "/error" } }
-  local _ <close> = setmetatable({}, { __close = function() server:kill(15) server:wait() end })
-  child.await("nginx", 10, function()
-    return child.run { file = "curl", args = { "-s", "-o", "/dev/null", url } }.status == 0
-  end, server)
-  local lines = { put = {}, get = {} }
-  for i = 1, count do
-    local object = ("%s/bench/%05d"):format(url, i)
-    lines.put[i] = ('upload-file = "%s/16k"\nurl = "%s"\noutput = "/dev/null"'):format(dir, object)
-    lines.get[i] = ('output = "/dev/null"\nurl = "%s"'):format(object)
-  end
-  for _, way in ipairs { "put", "get" } do
-    nebula.fs.write(path .. "/nginx.curl", table.concat(lines[way], "\n"))
-    local code = ([[
-      local nebula = require "nebula"
-      local bucket = nebula.s3.connect { endpoint = %q, bucket = "bench", access_key_id = "k", secret_access_key = "s",
-        unsigned_payload = true }
-      local data, list = nebula.fs.read %q, {}
-      for i = 1, %d do list[i] = ("%%05d"):format(i) end
-      nebula.task.map(list, function(key) %s end, { concurrency = %d })]]):format(url, dir .. "/16k", count,
-      way == "put" and "bucket:put(key, data)" or "assert(#bucket:get(key) == #data)", WIDE)
-    bench.compare { name = ("%d objects of %d KiB, nginx, %s"):format(count, SMALL >> 10, way),
-      peer = "curl --parallel", unit = "requests/s", rounds = 3,
-      ours = function() return count / bench.cost { file = program, args = { "-e", code } }.wall end,
-      theirs = function()
-        return count / bench.cost { file = "curl", args = { "-sSf", "--no-progress-meter", "--parallel",
-          "--parallel-max", tostring(WIDE), "-K", path .. "/nginx.curl" } }.wall
-      end }
-  end
-end
-
 return function(bench)
   local options, path = bench.s3.options(), directory.make "bench-s3"
   local all = clients(options, path)
@@ -248,6 +179,4 @@ return function(bench)
 
   large(bucket, compare, path)
   small(bench, options, all, compare, path)
-  listing(bench, bucket, all.ours.env)
-  nginx(bench, path)
 end

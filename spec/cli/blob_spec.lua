@@ -75,7 +75,7 @@ for name, environment in pairs(STORES) do
       local refused = blob("rm", "-r", "x/")
       assert.equal(2, refused.status)
       assert.matches("2 objects would be deleted: say %-%-yes", refused.stderr)
-      assert.matches("delete x/in/two.txt", fine("rm", "x/**", "--dry-run"))
+      assert.matches("delete x/in/two.txt\n", fine("rm", "x/**", "--dry-run"))
       assert.equal(2, #keys())
       fine("rm", "x/in/*.txt", "--yes")
       assert.same({ "x/in/deep/three.bin" }, keys())

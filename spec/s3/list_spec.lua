@@ -1,6 +1,10 @@
 -- list_spec.lua: a Bucket's listings, against a real S3 server.
 local nebula = require "nebula"
+local host = require "spec.support.nebula"
 local server = require "spec.support.s3"
+
+local KEYS = os.getenv "NEBULA_SPEC_LONG" == "1" and 100000 or 3000
+local MOST_MIB = os.getenv "NEBULA_SPEC_PRELOAD" and 500 or 16
 
 local bucket
 
@@ -56,6 +60,30 @@ describe("bucket:list", function()
       if object.key == "a/03" then break end
     end
     assert.equal(28, #keys())
+  end)
+
+  it("takes little memory, however many keys there are", function()
+    local environment = server.environment()
+    local many, list = nebula.s3.connect(server.options(environment.S3_BUCKET)), {}
+    for i = 1, KEYS do list[i] = ("key/%06d"):format(i) end
+    nebula.task.map(list, function(key) many:put(key, "") end, { concurrency = 64 })
+    local result = host.run { env = environment, args = { "-e", [[
+      local function peak()
+        for line in io.lines "/proc/self/status" do
+          local kib = line:match "VmHWM:%s*(%d+)"
+          if kib then return kib // 1024 end
+        end
+      end
+      local env, count = os.getenv, 0
+      local bucket = nebula.s3.connect { endpoint = env "S3_ENDPOINT", bucket = env "S3_BUCKET",
+        access_key_id = env "S3_ACCESS_KEY_ID", secret_access_key = env "S3_SECRET_ACCESS_KEY" }
+      bucket:list { limit = 1 }()
+      local before = peak()
+      for _ in bucket:list() do count = count + 1 end
+      print(count, peak() - before)]] } }
+    local count, mebibytes = result.stdout:match "^(%d+)\t(%d+)\n$"
+    assert.equal(KEYS, tonumber(count), result.stderr)
+    assert.is_true(tonumber(mebibytes) <= MOST_MIB, mebibytes)
   end)
 
   it("raises what the server says", function()

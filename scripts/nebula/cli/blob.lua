@@ -22,7 +22,8 @@ local function work(plan, opts, label, move)
   local transfer, ui = require "nebula.transfer", require "nebula.ui"
   if opts.dry_run then
     for _, item in ipairs(plan) do
-      if opts.json then print_json(item) else print(("%s %s -> %s"):format(label, item.from, item.to or "nothing")) end
+      local to = item.to and " -> " .. item.to or ""
+      if opts.json then print_json(item) else print(("%s %s%s"):format(label, item.from, to)) end
     end
     return 0
   end
