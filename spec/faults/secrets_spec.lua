@@ -100,7 +100,7 @@ describe("secrets", function()
   it("of PostgreSQL stand in no log, error or dump", function()
     local said = run({ "-e", DUMP .. [[
       local url = os.getenv "DATABASE_URL"
-      local pool <close> = nebula.pg.connect { url = url, max_connections = 1, connection_timeout = 0.1 }
+      local pool <close> = nebula.pg.connect { url = url, max_connections = 1, connection_timeout = 3 }
       tell(pool.query, pool, "SELECT 1 / 0")
       tell(pool.query, pool, "SELECT $1::text, count(*) FROM pg_class", "x")
       local held <close> = pool:acquire()
