@@ -12,7 +12,8 @@
 enum {
   HEADER_BYTES_MOST = 256 * 1024,
   RESERVE_MOST = 64 * 1024 * 1024, /* how far a stated length is believed before bytes come */
-  BULK_BUFFER = 128 * 1024,        /* larger ones save few calls and cost more page faults */
+  BUFFER = 32 * 1024,
+  BULK_BUFFER = 128 * 1024, /* larger ones save few calls and cost more page faults */
 };
 
 #define NOT_SENT_SECONDS 0.05 /* how often a request is looked at that is not out at its limit */
@@ -207,8 +208,8 @@ static void set_body(http_transfer *self, const http_request *request) {
     bool plain_post = strcmp(request->method, "POST") == 0 && request->body != NULL;
     if (!plain_post) curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method);
   }
+  curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, (long)(request->bulk ? BULK_BUFFER : BUFFER));
   if (request->bulk) {
-    curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, (long)BULK_BUFFER);
     curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, (long)BULK_BUFFER);
   }
 }

@@ -111,13 +111,19 @@ static bool flush(int descriptor) {
   return other >= 0 && close(other) == 0;
 }
 
-/* Only by this path can a file without a name get one. A link cannot take another's place: a rename
- * follows. */
-static bool give_name(const job *self, int descriptor) {
+/* Only by this path can a file without a name get one. */
+static bool link_as(int descriptor, const char *name) {
   char path[64];
   snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
-  if (self->nameless && linkat(AT_FDCWD, path, AT_FDCWD, self->temporary, AT_SYMLINK_FOLLOW) != 0)
-    return false;
+  return linkat(AT_FDCWD, path, AT_FDCWD, name, AT_SYMLINK_FOLLOW) == 0;
+}
+
+/* A link cannot take another's place, as a rename can. */
+static bool give_name(const job *self, int descriptor) {
+  if (self->nameless) {
+    if (link_as(descriptor, self->path)) return true;
+    if (errno != EEXIST || !link_as(descriptor, self->temporary)) return false;
+  }
   return rename(self->temporary, self->path) == 0;
 }
 
