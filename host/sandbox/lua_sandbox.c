@@ -35,18 +35,24 @@ typedef struct handle {
   lua_Integer number;
 } handle;
 
-static lua_sandbox *check(lua_State *L, int index) {
+/* The Sandbox at an index, in no call. */
+static lua_sandbox *check_idle(lua_State *L, int index) {
   lua_sandbox *self = luaL_checkudata(L, index, METATABLE);
-  if (self->box == NULL) err_raisef(L, ERR_SCRIPT, NULL, "this sandbox is closed");
   if (self->caller != NULL)
     err_raisef(L, ERR_SCRIPT, NULL,
                "this sandbox is in a call already: a function it calls may not "
-               "call it");
+               "call or close it");
+  return self;
+}
+
+static lua_sandbox *check(lua_State *L, int index) {
+  lua_sandbox *self = check_idle(L, index);
+  if (self->box == NULL) err_raisef(L, ERR_SCRIPT, NULL, "this sandbox is closed");
   return self;
 }
 
 static int sandbox_gc(lua_State *L) {
-  lua_sandbox *self = luaL_checkudata(L, 1, METATABLE);
+  lua_sandbox *self = check_idle(L, 1);
   sandbox_free(self->box);
   self->box = NULL;
   return 0;

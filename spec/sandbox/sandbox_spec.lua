@@ -90,6 +90,19 @@ describe("a sandbox", function()
     assert.truthy(err.message:find("from outside", 1, true))
   end)
 
+  it("is neither called nor closed by the host's functions that it calls", function()
+    local box
+    box = load("call = function() again() end, close = function() shut() end", {
+      functions = { again = function() box:call "call" end, shut = function() box:close() end } })
+    for _, name in ipairs { "call", "close" } do
+      local _, err = core.try(box.call, box, name)
+      assert.truthy(err.message:find("in a call already", 1, true), err.message)
+    end
+    box:close()
+    local _, err = core.try(box.call, box, "call")
+    assert.truthy(err.message:find("closed", 1, true))
+  end)
+
   it("loads another policy as a table, once", function()
     local box = sandbox.load([[
       local other = policy "other"
