@@ -54,7 +54,8 @@ describe("the shares of a claim", function()
       local lanes, draws = {}, {}
       for i = 1, 1 + case % 23 do
         draws[i] = random()
-        lanes[i] = lane(i % 7 == 3 and 0 or random() ^ 5 * 10,
+        local weight = random() ^ 5 * 10
+        lanes[i] = lane(i % 7 == 3 and 0 or case % 10 == i and math.huge or weight,
           { running = i % 3 == 0 and (case * i) % 31 or 0, allowed = i % 4 == 0 and case % 20 or 1000 })
       end
       local at = 0
@@ -65,6 +66,11 @@ describe("the shares of a claim", function()
       end)
       assert.same(one_by_one(1 + case * 7 % 500, lanes, draws), parts)
     end
+  end)
+
+  it("are no more than there are, also where weights are next to nothing", function()
+    local parts = share.divide(10, { lane(5e-324), lane(5e-324), lane(1e-320) })
+    assert.equal(10, parts[1] + parts[2] + parts[3])
   end)
 
   it("come to every one of many lanes, where there are fewer slots than lanes", function()

@@ -28,7 +28,8 @@ end
 
 -- Gives each of these lanes the slots that it surely gets, at once: those up to a level, where a lane's are
 -- floor(level * weight - begun) + 1. It is the one where these sum up to n when not rounded; lanes for
--- which that is no more than nothing are left out, which lowers it. Returns what is left of n.
+-- which that is no more than nothing are left out, which lowers it. Returns what is left of n: all of it
+-- where weights are beyond what can be summed up.
 local function fill(n, lanes, active, begun, parts)
   local level, count
   repeat
@@ -36,6 +37,7 @@ local function fill(n, lanes, active, begun, parts)
     count = #active
     for _, i in ipairs(active) do weights, sum = weights + lanes[i].weight, sum + begun[i] end
     level = (n - count + sum) / weights
+    if level == 0 or level == math.huge then return n end
     local below = {}
     for _, i in ipairs(active) do
       if begun[i] < level * lanes[i].weight + 1 then below[#below + 1] = i end
