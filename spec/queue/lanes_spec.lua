@@ -199,6 +199,29 @@ describe("a claim by lanes", function()
     assert.equal(0, #storage:claim_jobs("w", 9))
   end)
 
+  it("is its own worker's, of many at once", function()
+    use "return { lane = 'payload.tenant', claim = function() return { weight = 1 } end }"
+    for i = 1, 30 do push("t" .. i, 4) end
+    local workers = { "a", "b", "c", "d", "e", "f" }
+    core.task.map(workers, function(worker)
+      for _ = 1, 10 do
+        for _, job in ipairs(storage:claim_jobs(worker, 2)) do storage:complete_job(job) end
+      end
+    end, { concurrency = #workers })
+    assert.equal(120, storage.db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'completed'")
+  end)
+
+  it("leaves a job in another declaration's lane to the transaction that holds it", function()
+    use "return { lane = 'payload.tenant', claim = function() return { weight = 1 } end }"
+    push("a", 1)
+    storage.db:exec "UPDATE workflow_jobs SET lane = 'old', lane_by = 'payload.other'"
+    storage.db:transaction(function(tx)
+      tx:exec "SELECT FROM workflow_jobs FOR UPDATE"
+      assert.same({}, core.task.deadline(30, storage.claim_jobs, storage, "w", 1))
+    end)
+    assert.same({ a = 1 }, tenants_of(storage:claim_jobs("w", 1)))
+  end)
+
   it("lets no more begin than burst and rate allow, by the database's clock", function()
     use "return { lane = 'payload.tenant', claim = function() return { rate = 20, burst = 5 } end }"
     push("a", 200)

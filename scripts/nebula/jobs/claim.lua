@@ -64,15 +64,16 @@ end
 
 -- One cursor over the lanes for each storage object, so that its claims come to all of them.
 local function claim_by_lanes(self, worker, lease, plan)
-  local taker = rawget(self, "by_lanes")
-  if not taker then
-    taker = laned.new { leases = true, policy = function() return self:policy() end }
-    rawset(self, "by_lanes", taker)
+  local cursor = rawget(self, "lanes_cursor")
+  if not cursor then
+    cursor = { after = "" }
+    rawset(self, "lanes_cursor", cursor)
   end
+  local taker = laned.new { worker = worker, lease = lease, policy = function() return self:policy() end, leases = true,
+    cursor = cursor }
   local conn <close> = self.db:acquire()
   local rows
   repeat
-    taker.worker, taker.lease = worker, lease
     rows = taker:take(conn, { { "BEGIN" }, { laned.PLANNER } }, plan)
   until rows
   return rows

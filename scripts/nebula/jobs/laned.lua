@@ -154,15 +154,18 @@ Laned.__index = Laned
 --- Makes one for a claimant. `where` narrows what is taken (an SQL condition); `suspects`: it takes
 --- those that must run alone, and no others; `turn` is shared by claimants that take turns, instead of
 --- finding each other's lanes locked; `unnoted` tells what a lane used that is not written down yet;
---- `kept` is a table in which claimants keep lanes together; `leases`: it cannot hold row locks.
+--- `kept` is a table in which claimants keep lanes together, `cursor` one of the lane after which the next claim
+--- of any of them begins; `leases`: it cannot hold row locks. One claim at a time.
 ---@param given {worker: string, lease: number, policy: (fun(): nebula.Policy), where?: string, suspects?: boolean,
----  turn?: nebula.Semaphore, unnoted?: (fun(lane: string): number), kept?: table, leases?: boolean}
+---  turn?: nebula.Semaphore, unnoted?: (fun(lane: string): number), kept?: table, cursor?: {after: string},
+---  leases?: boolean}
 ---@return nebula.Laned
 function laned.new(given)
   return setmetatable({
     worker = given.worker, lease = given.lease, policy = given.policy, turn = given.turn,
     unnoted = given.unnoted, kept = given.kept or {},
-    leases = given.leases or given.suspects, after = "", rounds = 0, wait = FIRST_WAIT, moved = false,
+    cursor = given.cursor or { after = "" }, leases = given.leases or given.suspects, rounds = 0, wait = FIRST_WAIT,
+    moved = false,
     draw = given.suspects and DRAW_SUSPECT or DRAW,
     where = (given.suspects and "suspect" or "NOT suspect") .. (given.where and " AND " .. given.where or ""),
   }, Laned)
@@ -182,16 +185,16 @@ end
 local function draw_lanes(self, conn, first, policy, plan, locking)
   local view = limits.asks(plan) and VIEW or ""
   first[#first + 1] = { locking and MINE:format(self.draw) or STATE:format(slots.RUNNING, view, self.draw),
-    self.after, DRAWN }
+    self.cursor.after, DRAWN }
   local results = claim.send(conn, first)
   for i = #first, 1, -1 do first[i] = nil end -- sent
   local drawn = results[#results]
   local came_round = #drawn < DRAWN
   for _, row in ipairs(drawn) do came_round = came_round or row.again end
   if self.draw == DRAW_SUSPECT and #drawn < DRAWN then
-    self.after = "" -- it does not go round by itself
+    self.cursor.after = "" -- it does not go round by itself
   elseif #drawn > 0 then
-    self.after = drawn[#drawn < DRAWN and 1 or #drawn].lane -- another lane is the first next time
+    self.cursor.after = drawn[#drawn < DRAWN and 1 or #drawn].lane -- another lane is the first next time
   end
   local rows = drawn
   if locking then
@@ -303,9 +306,11 @@ local function lease(self, conn, list, chosen)
   return rows
 end
 
--- Where nothing was taken: "now", there are more lanes to look at; "soon", others have some of them;
--- nil, there is nothing to be taken.
+-- Where nothing was taken: "now", there are more lanes to look at; "soon", others have some of them, or it took
+-- long already; nil, there is nothing to be taken.
 local function again(self, drawn, held, came_round, since)
+  local more = nebula.time.monotonic() - since < LONGEST_DRAW and "now" or "soon"
+  if self.moved then return more end
   if held > 0 then
     nebula.task.sleep(self.wait * (0.5 + math.random()))
     self.wait = math.min(self.wait * 2, LONGEST_WAIT)
@@ -316,7 +321,7 @@ local function again(self, drawn, held, came_round, since)
     self.rounds = 0
     return nil
   end
-  return nebula.time.monotonic() - since < LONGEST_DRAW and "now" or "soon"
+  return more
 end
 
 -- Under the lanes' locks, and committed: for who cannot hold a transaction, and where tokens are to be kept.
@@ -365,14 +370,13 @@ local function take_locks(self, conn, first, policy, plan)
   return rows, drawn, held, came_round
 end
 
---- Writes the lanes of rows that a claim came upon in one by another declaration: they are to be found in
---- theirs, also where this claim took nothing else.
+--- Writes the lanes of rows that a claim came upon in one by another declaration, where nobody else holds them:
+--- they are to be found in theirs, also where this claim took nothing else.
 ---@param conn nebula.pg.Connection
 ---@param declaration string
 ---@param list string an array's literal
 function Laned:move(conn, declaration, list)
-  lanes.write(conn, declaration, list)
-  self.moved = true
+  self.moved = lanes.write(conn, declaration, list) > 0 or self.moved
 end
 
 --- Forgets what is kept of the lanes: jobs came back.
@@ -403,7 +407,7 @@ function Laned:take(conn, first, plan)
       self.wait, self.rounds = FIRST_WAIT, 0
       return rows, leases
     end
-    local when = (cached or self.moved) and "now" or again(self, drawn, held, came_round, since)
+    local when = cached and "now" or again(self, drawn, held, came_round, since)
     if when ~= "now" then return when == nil and {} or nil, leases end
     first = { { "BEGIN" } }
   end
