@@ -41,14 +41,15 @@ local function distance(a, b)
   return previous[#b]
 end
 
---- The candidate nearest to a mistyped name, or nil where none is near.
+--- The candidate nearest to a mistyped name, as a whole or by its first word, or nil where none is near.
 ---@param name string
 ---@param candidates string[]
 ---@return string?
 function options.nearest(name, candidates)
   local best, best_distance
   for _, candidate in ipairs(candidates) do
-    local d = distance(name:lower(), candidate:lower())
+    local d = math.min(distance(name:lower(), candidate:lower()),
+      distance(name:lower(), candidate:lower():match "^[^-]+" or ""))
     if candidate:sub(1, #name) == name and #name >= 2 then d = math.min(d, 1) end
     if not best or d < best_distance then best, best_distance = candidate, d end
   end

@@ -34,7 +34,7 @@ local function find(name)
   for _, found in ipairs(project.scripts "tasks") do
     if found.name == name then return found.path end
   end
-  raise("config", "there is no task %q%s; `nebula task` lists them", name,
+  raise("config", "there is no task %q%s (`nebula task` lists them)", name,
     options.did_you_mean(name, project.names "tasks"))
 end
 

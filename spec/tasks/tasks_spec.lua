@@ -72,6 +72,7 @@ describe("admin tasks", function()
     out = nebula_task { "purge-job" }
     assert.equal(2, out.status)
     assert.matches("did you mean purge%-jobs", out.stderr)
+    assert.matches("did you mean archive%-executions%?", nebula_task({ "archve" }).stderr) -- by its first word
     assert.equal(1200, count())
   end)
 
