@@ -5,7 +5,7 @@ local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
 local workers = require "nebula.worker"
 
-local LONG = 20 -- seconds that nothing here should take
+local LONG = 60 -- seconds that nothing here should take
 
 describe("a worker among hostile handlers", function()
   local storage
@@ -146,8 +146,8 @@ describe("a worker among hostile handlers", function()
     local calls = 0
     work(function()
       calls = calls + 1
-      spin(0.25)
-    end, { lease = 1, concurrency = 8, connections = 1 })
+      spin(0.4)
+    end, { lease = 2, concurrency = 8, connections = 1 })
     assert.equal(8, count "status = 'completed'")
     assert.equal(8, calls)
   end)

@@ -17,7 +17,10 @@ local HANDLERS = {
     end }
   ]],
   ["handlers/fine.lua"] = "return { run = function() return { done = true } end }",
-  ["handlers/slow.lua"] = "return { run = function() require('nebula').task.sleep(1) end }",
+  ["handlers/held.lua"] = [[
+    local nebula = require "nebula"
+    return { run = function() while not nebula.fs.stat "let-go" do nebula.task.sleep(0.02) end end }
+  ]],
   ["handlers/broken.lua"] = "return {\n  run = function(\n}",
   ["handlers/throws.lua"] = "return { run = function()\n  error('no such customer')\nend }",
 }
@@ -65,7 +68,7 @@ describe("nebula worker", function()
 
   local function spawn(...)
     return nebula.spawn {
-      args = { "worker", "--lease", "1s", ... }, env = env, cwd = project, stdout = "null", stderr = "null",
+      args = { "worker", ... }, env = env, cwd = project, stdout = "null", stderr = "null",
     }
   end
 
@@ -79,7 +82,7 @@ describe("nebula worker", function()
     local function effects() return db:value "SELECT count(*) FROM effects" end
 
     for round = 1, KILLS do
-      local worker = spawn("--concurrency", "8")
+      local worker = spawn("--lease", "1s", "--concurrency", "8")
       child.await("some effects", 60, function() return effects() >= round * JOBS // (KILLS + 2) end, worker)
       worker:kill("KILL")
       worker:wait()
@@ -95,12 +98,16 @@ describe("nebula worker", function()
   end)
 
   it("lets running jobs end on SIGTERM, and exits 0", function()
-    for _ = 1, 3 do push "slow" end
-    local worker = spawn("--concurrency", "2")
-    child.await("two running jobs", 30, function()
+    for _ = 1, 3 do push "held" end
+    local worker = spawn("--lease", "10s", "--concurrency", "2")
+    child.await("two running jobs", 60, function()
       return db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'running'" == 2
     end, worker)
     worker:kill("TERM")
+    child.await("the signal's effect", 60, function()
+      return db:value "SELECT count(*) FROM job_workers WHERE state ->> 'stopping' = 'true'" == 1
+    end, worker)
+    nebula.write(project, { ["let-go"] = "" })
     assert.same({ status = 0 }, worker:wait(60))
     assert.equal(2, db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'completed'")
     assert.equal(1, db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'pending'")

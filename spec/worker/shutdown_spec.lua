@@ -39,7 +39,6 @@ describe("nebula worker", function()
       short = "return function() end",
       nap = "return function() require('nebula').task.sleep(0.01) end",
       forever = "return function() require('nebula').task.sleep(600) end",
-      second = "return function() require('nebula').task.sleep(1) end",
       die = [[
         return function(ctx, job)
           ctx.db:exec("INSERT INTO effects (job) VALUES ($1)", job.id)
@@ -129,14 +128,19 @@ describe("nebula worker", function()
   end)
 
   it("drains when it is asked to end: what runs may finish, nothing new begins", function()
-    push("second", 3)
+    local after = runtime .. "/drained"
+    push("late", 3, { payload = { handler = "late", after = after } })
     local process = spawn {}
-    await("a lease", function() return count "status = 'running'" == 3 end)
-    push("short", 5)
+    await("the leases", function() return count "status = 'running'" == 3 end)
     process:kill(15)
+    await("the signal's effect", function()
+      return storage.db:value "SELECT count(*) FROM job_workers WHERE state ->> 'stopping' = 'true'" == 1
+    end)
+    push("short", 5)
+    nebula.fs.write(after, "")
     assert.equal(0, process:wait().status)
-    assert.equal(3, count "status = 'completed' AND payload ->> 'handler' = 'second'")
-    assert.equal(0, count "status = 'running'")
+    assert.equal(3, count "status = 'completed' AND payload ->> 'handler' = 'late'")
+    assert.equal(5, count "status = 'pending' AND payload ->> 'handler' = 'short'")
   end)
 
   it("gives running jobs back at the second signal, without counting an attempt", function()

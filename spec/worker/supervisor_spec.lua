@@ -21,7 +21,10 @@ describe("nebula worker --processes", function()
     nebula.fs.mkdir(project .. "/handlers")
     local files = {
       nap = "return function() require('nebula').task.sleep(0.01) end",
-      second = "return function() require('nebula').task.sleep(1) end",
+      held = [[
+        local nebula = require "nebula"
+        return function() while not nebula.fs.stat "let-go" do nebula.task.sleep(0.02) end end
+      ]],
       forever = "return function() require('nebula').task.sleep(600) end",
       version = "return function() return 1 end",
       die = [[
@@ -35,7 +38,10 @@ describe("nebula worker --processes", function()
     nebula.fs.write(project .. "/nebula.conf.lua", "return {}")
   end)
   teardown(function() storage:close() end)
-  before_each(function() storage.db:exec "TRUNCATE workflow_jobs, effects, job_workers, job_periodic" end)
+  before_each(function()
+    storage.db:exec "TRUNCATE workflow_jobs, effects, job_workers, job_periodic"
+    nebula.try(nebula.fs.remove, project .. "/let-go")
+  end)
   after_each(function()
     for _, process in ipairs(started) do
       if not process:wait(0) then process:kill(9) end
@@ -73,6 +79,8 @@ describe("nebula worker --processes", function()
 
   local function await_workers(number) await(number .. " workers", function() return #pids() == number end) end
 
+  local function let_go() nebula.fs.write(project .. "/let-go", "") end
+
   local function kill(pid, signal) require("nebula.system").kill(pid, signal) end
 
   it("completes the neighbours of a job that kills its process again and again, and ends that one dead", function()
@@ -106,20 +114,24 @@ describe("nebula worker --processes", function()
   end)
 
   it("drains under load at SIGTERM: nothing runs afterwards, nothing is lost or counted", function()
-    push("nap", 3000)
-    push("second", 8, { priority = 5 })
+    push("nap", 10000)
+    push("held", 8, { priority = 5 })
     local process = spawn("--processes", "2", "--concurrency", "16")
     await("load on both", function()
-      return count "status = 'completed'" > 50 and count "status = 'running'" > 0 and #pids() == 2
+      return count "status = 'completed'" > 50 and count "status = 'running' AND priority = 5" == 8 and #pids() == 2
     end)
     process:kill(15)
     local since = nebula.time.monotonic()
+    await("the signal's effect", function()
+      return storage.db:value "SELECT count(*) FROM job_workers WHERE state ->> 'stopping' <> 'true'" == 0
+    end)
+    let_go()
     assert.equal(0, process:wait().status)
     assert.is_true(nebula.time.monotonic() - since < 30)
     assert.equal(0, count "status = 'running'")
     assert.equal(0, count "retry_count > 0")
-    assert.equal(8, count "status = 'completed' AND payload ->> 'handler' = 'second'")
-    assert.equal(3008, count "status IN ('pending', 'completed')")
+    assert.equal(8, count "status = 'completed' AND payload ->> 'handler' = 'held'")
+    assert.equal(10008, count "status IN ('pending', 'completed')")
     assert.is_true(count "status = 'pending'" > 0)
   end)
 
@@ -134,12 +146,13 @@ describe("nebula worker --processes", function()
   end)
 
   it("ends with its supervisor, however that one ended", function()
-    push("second", 2)
+    push("held", 2)
     local process = spawn("--processes", "2")
     await_workers(2)
-    await("a lease", function() return count "status = 'running'" > 0 end)
+    await("the leases", function() return count "status = 'running'" == 2 end)
     process:kill(9)
     process:wait()
+    let_go()
     await("the end of both", function() return #pids() == 0 end)
     assert.equal(0, count "status = 'running'")
   end)

@@ -9,7 +9,7 @@ local storages = require "nebula.storage"
 local Watermarks = require "nebula.worker.watermark"
 local workers = require "nebula.worker"
 
-local LONG = 30 -- seconds that nothing here should take
+local LONG = 60 -- seconds that nothing here should take
 
 -- The base schema's columns alone, as another engine inserts them.
 local FOREIGN = [[
