@@ -6,7 +6,7 @@ local crypto, fs, json, pg, task = nebula.crypto, nebula.fs, nebula.json, nebula
 local scarce = scarce -- luacheck: ignore 113
 
 local url, directory = os.getenv "DATABASE_URL", arg[1]
-local SECONDS = 20 -- that nothing here should take
+local SECONDS = 40 -- that nothing here should take
 local MOST_FILES = 4 -- connections that are kept for the next request
 
 local db = pg.connect { url = url, max_connections = 2 }

@@ -122,7 +122,7 @@ describe("pg pool under its users", function()
     task.map(numbers(LONG and 10000 or 1500), function(n) nebula.try(ways[n % #ways + 1], n) end, { concurrency = 16 })
     collectgarbage()
     assert.equal(0, db:value "SELECT count(*) FROM dropped")
-    task.deadline(20, function() while db:stats().held + db:stats().busy > 0 do task.sleep(0.01) end end)
+    task.deadline(40, function() while db:stats().held + db:stats().busy > 0 do task.sleep(0.01) end end)
     assert.is_true(db:stats().connections <= 4)
     assert.equal(0, db:value [[SELECT count(*) FROM pg_stat_activity
       WHERE datname = current_database() AND state LIKE 'idle in transaction%']])
@@ -182,7 +182,7 @@ describe("pg pool under its users", function()
     between:accept "refuse"
     local db <close> = pg.connect { url = between:url(), max_connections = 2, min_connections = 1 }
     assert.equal("database", failure(db.value, db, "SELECT 1").kind)
-    task.deadline(20, function() while db:stats().failed < 5 do task.sleep(0.01) end end)
+    task.deadline(60, function() while db:stats().failed < 5 do task.sleep(0.01) end end)
     between:accept "open"
     task.deadline(60, function() while db:stats().idle == 0 do task.sleep(0.01) end end)
     assert.equal(1, db:value "SELECT 1")
@@ -223,7 +223,7 @@ describe("pg pool under its users", function()
     for _, row in ipairs(db:query "SELECT n, t FROM doors") do assert.equal(order[row.n], row.t) end
     assert.equal(200, db:value "SELECT count(*) FROM doors")
     assert.equal(0, db:value "SELECT count(*) FROM canary")
-    task.deadline(20, function() while #heard < 200 do task.sleep(0.01) end end)
+    task.deadline(60, function() while #heard < 200 do task.sleep(0.01) end end)
     assert.same(order, heard)
   end)
 end)

@@ -64,7 +64,7 @@ end
 -- Nobody holds a connection or waits for one; what was being opened for those who have ended
 -- meanwhile is waited for.
 local function assert_settled(db, most)
-  task.deadline(20, function()
+  task.deadline(60, function()
     while db:stats().connecting > 0 do task.sleep(0.01) end
   end)
   local stats = db:stats()

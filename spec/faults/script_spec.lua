@@ -68,7 +68,7 @@ describe("a script that fails with a connection in its hands", function()
         end)
         assert.is_not_nil(held_err)
       end
-      task.deadline(20, function()
+      task.deadline(60, function()
         while db:stats().held + db:stats().busy > 0 do task.sleep(0.01) end
       end)
       assert.equal(0, db:value "SELECT count(*) FROM left_behind")

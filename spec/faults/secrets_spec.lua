@@ -221,7 +221,7 @@ describe("secrets", function()
     local reading = core.task.spawn(function()
       for piece in function() return worker:read "stderr" end do log = log .. piece end
     end)
-    child.await("the jobs to end", 30, function()
+    child.await("the jobs to end", 60, function()
       return storage.db:value "SELECT count(*) FROM workflow_jobs WHERE status IN ('dead', 'failed')" == #jobs
     end, worker)
     local port = log:match "metrics are served.-port=(%d+)"

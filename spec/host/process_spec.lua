@@ -57,7 +57,7 @@ describe("process.run", function()
     local path = nebula.scratch() .. "/pid"
     local task = core.task.spawn(sh, "echo $$ > " .. path .. "; exec sleep 1000")
     local pid
-    core.task.deadline(20, function()
+    core.task.deadline(60, function()
       repeat
         core.task.sleep(0.01)
         local file = io.open(path)
@@ -67,7 +67,7 @@ describe("process.run", function()
     end)
     task:cancel()
     core.try(task.join, task)
-    core.task.deadline(20, function()
+    core.task.deadline(60, function()
       while system.kill(pid, 0) do core.task.sleep(0.01) end
     end)
   end)
@@ -129,7 +129,7 @@ describe("process.spawn", function()
   it("reaps what nobody holds", function()
     local pid = process.spawn({ file = "true" }).pid
     collectgarbage()
-    core.task.deadline(20, function()
+    core.task.deadline(60, function()
       while system.stat("/proc/" .. pid) do core.task.sleep(0.01) end
     end)
   end)

@@ -17,11 +17,11 @@ describe("the fault proxy", function()
   before_each(function() between = proxy.start { path = SOCKET } end)
   after_each(function() between:close() end)
 
-  local function psql(sql, seconds)
+  local function psql(sql, seconds, to_connect)
     return child.run {
       file = "psql", timeout = seconds or 60, stderr = "stdout",
-      args = { "-XAt", "-d", ("postgresql://nebula@127.0.0.1:%d/nebula?sslmode=disable&connect_timeout=2"):format(
-        between.port), "-c", sql },
+      args = { "-XAt", "-d", ("postgresql://nebula@127.0.0.1:%d/nebula?sslmode=disable&connect_timeout=%d"):format(
+        between.port, to_connect or 60), "-c", sql },
     }
   end
 
@@ -68,7 +68,7 @@ describe("the fault proxy", function()
     local before = between:counts().down
     nebula.task.scope(function(scope)
       local asking = scope:spawn(psql, "SELECT pg_sleep(60)")
-      child.await("psql's connection", 20, function() return between:counts().down > before + 300 end)
+      child.await("psql's connection", 60, function() return between:counts().down > before + 300 end)
       between:reset()
       cut = asking:join()
     end)
@@ -81,9 +81,9 @@ describe("the fault proxy", function()
     between:accept "reset"
     assert.equal(2, psql("SELECT 1").status)
     between:accept "silent"
-    assert.truthy(psql("SELECT 1").stdout:find("timeout expired", 1, true))
+    assert.truthy(psql("SELECT 1", nil, 2).stdout:find("timeout expired", 1, true))
     between:accept "unanswered"
-    assert.truthy(psql("SELECT 1").stdout:find("timeout expired", 1, true))
+    assert.truthy(psql("SELECT 1", nil, 2).stdout:find("timeout expired", 1, true))
     between:accept "open"
     assert.equal("1\n", psql("SELECT 1").stdout)
   end)

@@ -62,7 +62,7 @@ describe("migrate.backfill", function()
     connection:exec "SET lock_timeout = '20ms'"
     local task = nebula.task.spawn(migrate.backfill, connection,
       { table = "held", set = "n = 1", where = "n IS NULL", batch = 20 })
-    child.await("the first page", 20, function() return db:value "SELECT count(*) FROM held WHERE n = 1" >= 20 end)
+    child.await("the first page", 60, function() return db:value "SELECT count(*) FROM held WHERE n = 1" >= 20 end)
     holder:exec "COMMIT"
     assert.equal(49, task:join())
     assert.equal(5, db:value "SELECT n FROM held WHERE id = 25")

@@ -49,7 +49,7 @@ describe("a migration beside traffic", function()
     local reads, stop = 0, false
     nebula.task.scope(function(scope)
       local migration = scope:spawn(up, path, { lock_timeout = "200ms" })
-      child.await("a first attempt", 30, function() return logged "V1__a waited 0.2 s" end)
+      child.await("a first attempt", 60, function() return logged "V1__a waited 0.2 s" end)
       scope:spawn(function()
         while not stop do
           db:query "SELECT * FROM busy"
@@ -57,8 +57,8 @@ describe("a migration beside traffic", function()
         end
       end)
       local before = reads
-      child.await("a second attempt", 30, function() return #lines > 1 and logged "again in" end)
-      child.await("reads between the attempts", 30, function() return reads > before end)
+      child.await("a second attempt", 60, function() return #lines > 1 and logged "again in" end)
+      child.await("reads between the attempts", 60, function() return reads > before end)
       assert.matches("process %d+ %(long reader, nebula from this machine, since 20", logged "V1__a waited")
       long:exec "COMMIT"
       assert.equal("a", migration:join()[#migration:join()].name)
@@ -85,7 +85,7 @@ describe("a migration beside traffic", function()
     other:exec "SET application_name = 'the other one'"
     other:query("SELECT pg_advisory_lock(" .. key .. ")")
     local task = nebula.task.spawn(up)
-    child.await("the line", 30, function() return #lines > 0 end)
+    child.await("the line", 60, function() return #lines > 0 end)
     assert.matches("another migrator works: process %d+ %(the other one, nebula from this machine, since 20", lines[1])
     other:query("SELECT pg_advisory_unlock(" .. key .. ")")
     task:join()
@@ -125,7 +125,7 @@ describe("a migration beside traffic", function()
       local long <close> = reader()
       long:exec "INSERT INTO busy VALUES (2)"
       local task = nebula.task.spawn(up, path)
-      child.await("the index of busy waiting for the transaction", 30, function()
+      child.await("the index of busy waiting for the transaction", 60, function()
         return db:value "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass('on_busy')"
       end)
       assert.is_true(db:value "SELECT indisvalid FROM pg_index WHERE indexrelid = 'on_empty'::regclass")

@@ -171,7 +171,7 @@ describe("pg batch", function()
     end
     batch:cancel()
     assert.equal("cancelled", failure(batch.join, batch).kind)
-    task.deadline(20, function()
+    task.deadline(40, function()
       while db:stats().held + db:stats().busy > 0 do task.sleep(0.01) end
     end)
     assert.equal(0, db:value "SELECT count(*) FROM items")

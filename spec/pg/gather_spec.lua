@@ -84,7 +84,7 @@ describe("a large result", function()
   end)
 
   it("gives its connection back also where it is cancelled in the very turn in which rows came", function()
-    local own <close> = nebula.pg.connect { url = postgres.database(), max_connections = 2, connection_timeout = 10 }
+    local own <close> = nebula.pg.connect { url = postgres.database(), max_connections = 2, connection_timeout = 60 }
     check(own:query(SQL, ROWS), ROWS)
     for _ = 1, 60 do
       local reading = task.spawn(function() return own:query(SQL, 60 * ROWS) end)

@@ -20,7 +20,7 @@ describe("pg.heartbeat", function()
   end
 
   local function eventually(condition)
-    task.deadline(20, function()
+    task.deadline(60, function()
       while not condition() do task.sleep(0.005) end
     end)
   end

@@ -14,7 +14,7 @@ end
 --- Waits until the channel has given that many values.
 local function take(channel, count)
   local list = {}
-  task.deadline(30, function()
+  task.deadline(60, function()
     for i = 1, count do list[i] = channel:receive() end
   end)
   return list
@@ -83,7 +83,7 @@ describe("pool:listen", function()
     local handle = db:listen("short", function() end)
     assert.equal(1, #db:query(LISTENERS))
     handle:close()
-    task.deadline(20, function()
+    task.deadline(60, function()
       while #db:query(LISTENERS) > 0 do task.sleep(0.01) end
     end)
   end)

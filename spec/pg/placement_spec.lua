@@ -29,7 +29,7 @@ describe("a statement", function()
   local function locked(fn)
     other:transaction(function(tx)
       tx:exec(UPDATE, 1)
-      task.deadline(20, fn)
+      task.deadline(60, fn)
     end)
   end
 
@@ -79,7 +79,7 @@ describe("a statement", function()
     run()
     all({ 1, 2 }, function(i) return i == 1 and db:value(QUICK, i) or db:value "SELECT 'new'" end)
     assert.equal(0, db:stats().pipelined)
-    task.deadline(20, function()
+    task.deadline(60, function()
       while db:stats().pipelined == 0 do run() end
     end)
   end)

@@ -67,12 +67,12 @@ describe("pg without a statement cache", function()
     }
     for i, victim in ipairs(victims) do
       local slow = task.spawn(victim)
-      task.deadline(20, function()
+      task.deadline(40, function()
         while not server:log():find(("/* victim %d */"):format(i), 1, true) do task.sleep(0.02) end
       end)
       slow:cancel()
       nebula.try(slow.join, slow)
-      task.deadline(20, function()
+      task.deadline(40, function()
         while db:stats().closed < closed + i or db:stats().held > 0 do task.sleep(0.01) end
       end)
       assert.equal(i, db:value("SELECT $1::int", i))

@@ -12,7 +12,7 @@ local function failure(fn, ...)
 end
 
 local function eventually(condition)
-  task.deadline(30, function()
+  task.deadline(60, function()
     while not condition() do task.sleep(0.01) end
   end)
 end

@@ -107,7 +107,7 @@ describe("nebula test", function()
       it("waits", function() io.open("begun", "w"):close() require("nebula").task.sleep(1000) end)
     ]] })
     local running = nebula.spawn { args = { "test", "slow" }, cwd = project, env = env }
-    child.await("the slow spec", 30, function() return child.read_file(project .. "/begun") end, running)
+    child.await("the slow spec", 60, function() return child.read_file(project .. "/begun") end, running)
     assert.equal(2, left_over())
     running:kill "INT"
     assert.equal(130, running:wait(30).status)

@@ -255,7 +255,7 @@ describe("the queue", function()
       storage.db:transaction(function(tx)
         storage:push_job({ payload = { handler = "noop" }, unique_key = "contended" }, tx)
         scope:spawn(function() counted = storage:requeue_jobs { status = "cancelled" } end)
-        child.await("the requeue that waits for the push", 30, function()
+        child.await("the requeue that waits for the push", 60, function()
           return storage.db:value [[
             SELECT true FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%retry_count = 0%'

@@ -28,7 +28,7 @@ describe("nebula attach", function()
     core.task.spawn(function()
       for chunk in function() return worker:read "stderr" end do log = log .. chunk end
     end)
-    child.await("the worker's socket", 20, function()
+    child.await("the worker's socket", 60, function()
       return system.stat(("%s/nebula/%d.sock"):format(runtime, worker.pid)) and log:find("worker started", 1, true)
     end, worker)
   end)
@@ -85,7 +85,7 @@ describe("nebula attach", function()
       prompt:expect "interrupted"
       prompt:expect(prompt.prompt)
     end
-    child.await("the query to be gone", 20, function()
+    child.await("the query to be gone", 60, function()
       return sleeping(1000) == 0
     end)
   end)
@@ -100,11 +100,11 @@ describe("nebula attach", function()
     do
       local prompt <close> = attach()
       prompt:type "db:value 'SELECT pg_sleep(999)'\r"
-      child.await("the query", 20, function()
+      child.await("the query", 60, function()
         return sleeping(999) == 1
       end)
     end
-    child.await("the query to be gone", 20, function()
+    child.await("the query to be gone", 60, function()
       return sleeping(999) == 0
     end)
   end)
@@ -123,7 +123,7 @@ describe("nebula attach", function()
     system.chmod(runtime, 511)
     local path = ("%s/nebula/%d.sock"):format(runtime, worker.pid)
     system.chmod(path, 511)
-    local answer = child.await("a connection", 20, function()
+    local answer = child.await("a connection", 60, function()
       local tried = child.run { file = "curl", user = "postgres",
         args = { "-sS", "--max-time", "10", "--unix-socket", path, "http://worker/" } }
       return tried.status ~= COULD_NOT_CONNECT and tried
@@ -165,9 +165,9 @@ describe("nebula attach", function()
 
   it("ends a line whose prompt says what is no frame", function()
     local peer <close> = begin "db:value 'SELECT pg_sleep(998)'"
-    child.await("the query", 20, function() return sleeping(998) == 1 end)
+    child.await("the query", 60, function() return sleeping(998) == 1 end)
     peer:write(("no frame"):rep(10))
-    child.await("the query to be gone", 20, function() return sleeping(998) == 0 end)
+    child.await("the query to be gone", 60, function() return sleeping(998) == 0 end)
     while peer:read() do end
   end)
 
@@ -185,7 +185,7 @@ describe("nebula attach", function()
     local short = nebula.spawn { args = { "worker" }, env = env, cwd = nebula.scratch(), stderr = "pipe" }
     core.task.spawn(function() short:read_all() end)
     local path = ("%s/nebula/%d.sock"):format(runtime, short.pid)
-    child.await("its socket", 20, function() return system.stat(path) end, short)
+    child.await("its socket", 60, function() return system.stat(path) end, short)
     local prompt <close> = attach { tostring(short.pid) }
     prompt:line("1 + 1", "2")
     short:kill()

@@ -128,7 +128,7 @@ describe("the prompt's commands", function()
     local prompt <close> = open()
     prompt:line("blobs:upload('archive/day-1.zst', 'x')", "file:")
     prompt:line("db:value 'SELECT 1'", "1")
-    child.await("the tables to be read", 20, function()
+    child.await("the tables to be read", 60, function()
       prompt:type "sql 'SELECT weight FROM parc\t"
       prompt:type "\5 --\21" -- the line's end, and away with it
       core.task.sleep(0.02)
@@ -140,7 +140,7 @@ describe("the prompt's commands", function()
     prompt:type "\21.exp\t"
     prompt:expect ".explain"
     prompt:type "\21"
-    child.await("the keys to be read", 20, function()
+    child.await("the keys to be read", 60, function()
       prompt:type "blobs:get('archive/d\t\21"
       core.task.sleep(0.02)
       return prompt.output:find("archive/day-1.zst", prompt.seen, true)

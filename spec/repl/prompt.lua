@@ -6,7 +6,7 @@ local terminal = require "spec.support.terminal"
 
 local prompts = {}
 
-local SECONDS = 20
+local SECONDS = 60
 
 ---@class Prompt a running prompt and all it has printed
 local Prompt = {}

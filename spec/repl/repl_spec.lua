@@ -2,7 +2,7 @@
 local child = require "spec.support.child"
 local open = require("spec.repl.prompt").open
 
-local SECONDS = 20
+local SECONDS = 60
 
 describe("the prompt", function()
   it("prints an expression's values, and runs statements over several lines", function()

@@ -125,10 +125,10 @@ describe("the prompt's screen", function()
       return db:value [[SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND query = 'SELECT pg_sleep(998)' AND state = 'active']]
     end
-    child.await("the query", 20, function() return running() == 1 end)
+    child.await("the query", 60, function() return running() == 1 end)
     prompt:type "\3"
     prompt:expect "interrupted"
-    child.await("its end at the server", 20, function() return running() == 0 end)
+    child.await("its end at the server", 60, function() return running() == 0 end)
     prompt:expect(prompt.prompt)
     prompt:line("db:value 'SELECT 7 * 6'", "42")
   end)
@@ -142,7 +142,7 @@ describe("the prompt's screen", function()
     between:set("down", { bandwidth = 20000 })
     local before = between:counts().down
     prompt:type "#blobs:get 'large'\r"
-    child.await("the transfer", 20, function() return between:counts().down > before + 10000 end)
+    child.await("the transfer", 60, function() return between:counts().down > before + 10000 end)
     prompt:type "\3"
     prompt:expect "interrupted"
     prompt:expect(prompt.prompt)
@@ -178,7 +178,7 @@ describe("the prompt's screen", function()
     prompt:type "' -- typed on"
     prompt:shows "' -- typed on" -- whether the tables were there by then or not
     prompt:type "\21"
-    child.await("the tables to be read", 30, function()
+    child.await("the tables to be read", 60, function()
       prompt:type "sql 'SELECT col FROM many_7777\t"
       prompt:type " WHERE col_\t\21"
       core.task.sleep(0.05)

@@ -38,7 +38,7 @@ describe("a storage", function()
   it("is made by the seed's names", function()
     local place = directory.make("blobs-" .. child.next_number "directories")
     local made <close> = storages.with_pool_config(postgres.database(), { max_size = 3, min_idle = 0, max_lifetime = 60,
-      idle_timeout = "1m", connection_timeout = 5 })
+      idle_timeout = "1m", connection_timeout = 60 })
     assert.equal(1, made.db:value "SELECT 1")
     local new <close> = storages.new { database_url = postgres.database(), s3_endpoint = "http://127.0.0.1:1",
       s3_bucket = "bucket", s3_access_key = "a", s3_secret_key = "b", s3_region = "eu-west-1",

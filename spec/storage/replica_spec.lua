@@ -21,7 +21,7 @@ describe("a storage with a replica", function()
   end)
 
   local function caught_up()
-    child.await("the standby to replay what was written", 30, function()
+    child.await("the standby to replay what was written", 60, function()
       return storage:get_workflow(workflow.id) ~= nil and storage:get_workflow(workflow.id).definition.a
         == storage:fresh():get_workflow(workflow.id).definition.a
     end)
@@ -49,7 +49,7 @@ describe("a storage with a replica", function()
     assert.equal(1, #fresh:execution_history(run.id))
     assert.equal(fresh, fresh:fresh())
     replay "resume"
-    child.await("the standby to show the execution", 30, function() return storage:get_execution(run.id) ~= nil end)
+    child.await("the standby to show the execution", 60, function() return storage:get_execution(run.id) ~= nil end)
   end)
 
   it("reads from the primary while the replica is away", function()
