@@ -1,5 +1,6 @@
 -- Claims by lanes: shares, caps, rates, windows, and where a job's lane comes from.
 local core = require "nebula"
+local limits = require "nebula.jobs.limits"
 local policies = require "nebula.policy"
 local postgres = require "spec.support.postgres"
 local storages = require "nebula.storage"
@@ -197,6 +198,22 @@ describe("a claim by lanes", function()
     push("a", 5)
     assert.equal(2, #storage:claim_jobs("w", 9))
     assert.equal(0, #storage:claim_jobs("w", 9))
+  end)
+
+  it("asks a function that never ends for two lanes at most", function()
+    local rows = {}
+    for i = 1, 9 do rows[i] = { lane = "t" .. i, running = 0 } end
+    local function weights(endless)
+      local weighed = {}
+      local policy = policies.from_source("mine", "policies/mine.lua", ([[
+        return { lane = "payload.tenant", claim = function()
+          return { weight = function(lane) while lane.key <= "t%d" do end return 5 end }
+        end }]]):format(endless))
+      for i, lane in ipairs(limits.lanes(policy, policy:plan(1), rows)) do weighed[i] = lane.weight end
+      return weighed
+    end
+    assert.same({ 1, 5, 5, 5, 5, 5, 5, 5, 5 }, weights(1))
+    assert.same({ 1, 1, 1, 1, 1, 1, 1, 1, 1 }, weights(4))
   end)
 
   it("is its own worker's, of many at once", function()

@@ -10,6 +10,7 @@ local plans = require "nebula.policy.plan"
 local limits = {}
 
 local ENOUGH = 1000000000
+local EXCEEDED_MOST = 2 -- lanes for which a function may use up its budget: each keeps the worker from all else
 
 local WRITE = [[
   INSERT INTO job_lanes (lane, version, cap, rate, burst, tokens, tokens_at)
@@ -32,19 +33,21 @@ function limits.asks(plan)
 end
 
 -- A number of the plan for each lane. Where its function fails, the lanes are asked for one by one: those that it
--- fails for have what is known, and the failure is told.
+-- fails for have what is known, and the failure is told. So have all others once it has used up its budget too often.
 local function values_of(policy, plan, field, views, known)
   local values = nebula.try(plans.values, policy, plan, field, views)
   if values then return values end
   values = {}
+  local exceeded = 0
   for i, view in ipairs(views) do
-    local answer, err = nebula.try(plans.values, policy, plan, field, { view })
-    if answer then
-      values[i] = answer[1]
-    else
+    local answer, err
+    if exceeded < EXCEEDED_MOST then answer, err = nebula.try(plans.values, policy, plan, field, { view }) end
+    if err then
       policy:complain(field, err)
-      values[i] = known(i)
+      exceeded = exceeded + (err.kind == "limit" and 1 or 0)
     end
+    values[i] = known(i)
+    if answer then values[i] = answer[1] end
   end
   return values
 end
