@@ -80,9 +80,9 @@ describe("nebula worker --metrics", function()
       return nebula.http.request { url = "http://127.0.0.1:" .. port .. path, deadline = 30, method = method }
     end
     local text
-    repeat text = get("/metrics").body until text:find('nebula_jobs_total{outcome="completed"} 1', 1, true)
+    local function tells(outcome) return text:find('nebula_jobs_total{outcome="' .. outcome .. '"} 1\n', 1, true) end
+    repeat text = get("/metrics").body until tells "completed" and tells "dead"
     assert.matches("mine_total 1\n", text)
-    assert.matches('nebula_jobs_total{outcome="dead"} 1\n', text)
     assert.matches('nebula_job_duration_seconds_count{handler="mine"} 1\n', text)
     assert.matches('nebula_queue_jobs{state="dead"} %d', text)
     assert.equal("ok\n", get("/healthz").body)
