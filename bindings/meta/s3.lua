@@ -267,7 +267,7 @@ function writer:close() end
 ---@field deadline? number|string seconds, of each request
 
 ---Writes an object into a file: whole, or not at all. What does not fit into one part comes in ranges, written
----as they come, in 2 MiB of memory each at most; a range that breaks is asked for again alone.
+---as they come, in 2.5 MiB of memory each at most; a range that breaks is asked for again alone.
 ---@param key string
 ---@param options nebula.s3.download_options
 ---@return nebula.s3.info? info nil where there is no such object

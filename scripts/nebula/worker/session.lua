@@ -2,7 +2,7 @@
 --
 -- A claim begins as a row lock: a transaction selects due jobs FOR UPDATE SKIP LOCKED, the handlers
 -- run, one UPDATE finishes the batch, and its COMMIT AND CHAIN begins the next claim. What is not
--- done after LEASE_AFTER, or takes more than twice as long as half of its batch, becomes a lease, in the
+-- done after LEASE_AFTER, or takes more than three times as long as half of its batch, becomes a lease, in the
 -- same statement run. So a short job costs one row version, no slot waits for the longest job of a
 -- batch, a dead worker's short jobs are free at once, and a stopped process loses its locks by
 -- idle_in_transaction_session_timeout.
@@ -285,7 +285,7 @@ local function wait_for_batch(batch)
   local until_time = batch.since + LEASE_AFTER
   while batch.left > 0 and not batch.wants_lease do
     local half_at = batch.half_at
-    if half_at then until_time = math.min(until_time, math.max(batch.since + MIXED, 2 * half_at - batch.since)) end
+    if half_at then until_time = math.min(until_time, math.max(batch.since + MIXED, 3 * half_at - 2 * batch.since)) end
     local rest = until_time - monotonic()
     if rest <= 0 then return end
     batch.signal:wait(rest)
