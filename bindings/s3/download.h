@@ -15,7 +15,7 @@ typedef struct s3_download_options {
   const http_headers *headers; /* conditions; copied */
   const http_headers *query;   /* a version; copied */
   size_t part_size;
-  int concurrency; /* ranges at once, each in two MiB of memory at most */
+  int concurrency; /* ranges at once, each in 2.5 MiB of memory at most */
   double deadline; /* of each request, seconds; 0: the client's */
   void (*on_event)(void *data);
   void *data;

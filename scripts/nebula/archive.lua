@@ -231,8 +231,9 @@ local function check_manifest(name, manifest)
     if math.type(manifest[field]) ~= "integer" then bad(("`%s` is no whole number"):format(field)) end
   end
   if type(manifest.sha256) ~= "string" or type(manifest.key) ~= "string" then bad "`sha256` or `key` is missing" end
+  -- The first archives know of no artifacts.
   if manifest.format < NULLS_LEFT_OUT and type(manifest.counts) == "table" and type(manifest.columns) == "table" then
-    manifest.counts.blob, manifest.columns.blob = manifest.counts.blob or 0, manifest.columns.blob or {} -- the first
+    manifest.counts.blob, manifest.columns.blob = manifest.counts.blob or 0, manifest.columns.blob or {}
   end
   for _, of in ipairs(KINDS) do
     if type(manifest.counts) ~= "table" or math.type(manifest.counts[of.kind]) ~= "integer" then
