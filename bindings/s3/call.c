@@ -30,15 +30,16 @@ struct s3_call {
   unsigned generation; /* of the identity that signed the attempt under way */
   s3_hash *hashing;
   http_transfer *transfer;
-  loop_timer *timer; /* the wait before an attempt, or before telling a failure */
-  uint64_t deadline; /* uv_hrtime; 0: none */
-  int64_t sent_at;
+  loop_timer *timer;       /* the wait before an attempt, or before telling a failure */
+  uint64_t deadline;       /* uv_hrtime; 0: none */
+  int64_t sent_at, skew;   /* of the attempt under way, as it was signed */
+  unsigned region_changes; /* that the attempt under way knew of */
   retry_state retries;
   size_t received; /* bytes of a good answer's body */
   bool over_limit;
   bool delivered; /* bytes of a good answer have gone to push: no attempt may follow */
   bool reidentified, reclocked, relocated; /* each correction is tried once */
-  bool probing; /* a HEAD found nothing: a GET of a byte tells whether the bucket is there at all */
+  bool probing, probed; /* a HEAD failed without a word: a GET of a byte tells why */
 
   s3_check check; /* of the answer's body */
   bytes body;
@@ -205,35 +206,50 @@ static bool follow(s3_call *self) {
   return bytes_append(&self->url, location, length);
 }
 
+/* The bucket is elsewhere than this attempt was signed for; another call may have learnt it
+ * meanwhile. What is said of another bucket, whose object is copied, says nothing of ours. */
+static bool move(s3_call *self, const char *region) {
+  s3_client *client = self->client;
+  bool is_news = strcmp(region, client->config.region) != 0;
+  bool was_old = self->region_changes != client->region_changes;
+  if (self->request.bucket != NULL || (!is_news && !was_old)) return false;
+  self->relocated = true;
+  if (is_news && !s3_client_set_region(client, region)) return false;
+  bytes_clear(&self->url);
+  return s3_url_append(&self->url, client, NULL, self->key, self->request.key_length);
+}
+
 /* What one more request sets right, at no cost to the retry quota. */
 static bool correct(s3_call *self, const s3_verdict *verdict) {
   if (verdict->skewed && !self->reclocked) {
     self->reclocked = true;
-    self->client->skew += verdict->skew;
+    self->client->skew = self->skew + verdict->skew;
     return true;
   }
   if (verdict->expired && !self->reidentified) {
     self->reidentified = true;
     return s3_credentials_expire(self->client->credentials, self->generation);
   }
-  if (verdict->region[0] != '\0' && !self->relocated &&
-      strcmp(verdict->region, self->client->config.region) != 0) {
-    self->relocated = true;
-    return s3_client_set_region(self->client, verdict->region);
-  }
+  if (verdict->region[0] != '\0' && !self->relocated && move(self, verdict->region)) return true;
   return follow(self);
 }
 
-/* An answer to HEAD does not say whether it is the object that is missing, or the bucket. Asked
- * once a client: true where the call must go out again. */
-static bool probe(s3_call *self, const s3_failure *failure) {
+/* An answer to HEAD does not say what is wrong: whether it is the object that is missing or the
+ * bucket (asked once a client), which part of the credentials is no good, or that their time is
+ * over. True where the call must go out again. */
+static bool probe(s3_call *self, const s3_verdict *verdict) {
+  const s3_failure *failure = &verdict->failure;
   bool is_head = strcmp(self->request.method, "HEAD") == 0 && self->key != NULL;
   bool was_probing = self->probing;
   if (failure->kind == S3_WELL || failure->kind == S3_CONFLICT ||
       strcmp(failure->code, "NoSuchKey") == 0)
     self->client->bucket_seen = true;
-  self->probing =
-      is_head && failure->kind == S3_ABSENT && !self->client->bucket_seen && !was_probing;
+  bool refused = failure->status == 400 || failure->status == 403;
+  bool untold = failure->kind == S3_ABSENT
+                    ? !self->client->bucket_seen
+                    : refused && !verdict->skewed && verdict->region[0] == '\0';
+  self->probing = is_head && untold && !was_probing && !self->probed;
+  self->probed |= self->probing && refused;
   return self->probing || (was_probing && failure->kind == S3_WELL); /* it has appeared since */
 }
 
@@ -268,7 +284,7 @@ static void on_transfer(http_transfer *transfer, void *data) {
   s3_judge(&judged, http_transfer_response(transfer), &verdict);
   self->failure = verdict.failure;
   s3_failure *failure = &self->failure;
-  if (probe(self, failure)) {
+  if (probe(self, &verdict)) {
     again_after(self, 0);
     return;
   }
@@ -314,7 +330,9 @@ static bool sign_attempt(s3_call *self, const s3_identity *identity, sign_result
   bytes url = {0};
   bytes_append(&url, self->url.data, self->url.length);
   append_query(&url, &self->query);
-  self->sent_at = (int64_t)time(NULL) + self->client->skew;
+  self->skew = self->client->skew;
+  self->sent_at = (int64_t)time(NULL) + self->skew;
+  self->region_changes = self->client->region_changes;
   sign_request request = {
       .method = method_of(self),
       .url = bytes_text(&url),

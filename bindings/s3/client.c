@@ -79,11 +79,36 @@ void s3_client_release(s3_client *self) {
   free(self);
 }
 
+/* "https://s3.eu-west-1.amazonaws.com" with another label in place of `from`, or as it is. */
+static char *renamed(const char *endpoint, const char *from, const char *to) {
+  bytes out = {0};
+  const char *host = strstr(endpoint, "://") + 3;
+  const char *end = host + strcspn(host, "/:");
+  size_t length = strlen(from);
+  for (const char *at = host; (at = strstr(at, from)) != NULL && at + length < end; at++) {
+    if (at == host || at[-1] != '.' || at[length] != '.') continue;
+    bytes_append(&out, endpoint, (size_t)(at - endpoint));
+    bytes_append_text(&out, to);
+    endpoint = at + length;
+    break;
+  }
+  bytes_append_text(&out, endpoint);
+  return bytes_detach(&out);
+}
+
 bool s3_client_set_region(s3_client *self, const char *region) {
   char *own = strdup(region);
-  if (own == NULL) return false;
+  char *endpoint = renamed(self->config.endpoint, self->config.region, region);
+  if (own == NULL || endpoint == NULL) {
+    free(own);
+    free(endpoint);
+    return false;
+  }
   free((char *)self->config.region);
+  free((char *)self->config.endpoint);
   self->config.region = own;
+  self->config.endpoint = endpoint;
+  self->region_changes++;
   return true;
 }
 

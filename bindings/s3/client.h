@@ -38,8 +38,9 @@ typedef struct s3_client {
   retry_quota quota;
   sign_key key; /* of the identity of key_generation */
   unsigned key_generation;
-  int64_t skew;     /* seconds that the server's clock is ahead of ours */
-  bool bucket_seen; /* some answer has shown that the bucket exists */
+  int64_t skew;            /* seconds that the server's clock is ahead of ours */
+  unsigned region_changes; /* since the client was made */
+  bool bucket_seen;        /* some answer has shown that the bucket exists */
   int references;
 } s3_client;
 
@@ -48,7 +49,8 @@ s3_client *s3_client_new(http_client *http, const s3_config *config);
 s3_client *s3_client_hold(s3_client *self);
 void s3_client_release(s3_client *self);
 
-/* The bucket has turned out to be in another region. False on a lack of memory. */
+/* The bucket has turned out to be in another region: where the endpoint's host names the old one,
+ * it names the new one then. False on a lack of memory. */
 bool s3_client_set_region(s3_client *self, const char *region);
 
 /* Why the configuration cannot work, or NULL; points into static text or *buffer. */

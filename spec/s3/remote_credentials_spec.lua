@@ -193,6 +193,15 @@ describe("the metadata service", function()
     assert.equal(6, #service:log())
   end)
 
+  it("is asked once more also where the server's answer has no text", function()
+    local expired <close> = http_proxy.start(server.endpoint())
+    expired:rules { { times = 2, ["do"] = "answer", status = 400, body = "<Error><Code>ExpiredToken</Code></Error>" } }
+    play(3600)
+    assert.equal("false\n", say(machine(), "print(bucket:exists 'absent')", expired.url))
+    assert.equal("HEAD", expired:log()[1].method)
+    assert.equal(6, #service:log())
+  end)
+
   it("that has no role leaves the chain without keys", function()
     service:rules { { ["do"] = "answer", status = 404 } }
     local said = say(machine())
