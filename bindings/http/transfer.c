@@ -340,8 +340,8 @@ static http_outcome outcome_of(const http_transfer *self, CURLcode code) {
   case CURLE_COULDNT_RESOLVE_PROXY:
   case CURLE_COULDNT_RESOLVE_HOST:
   case CURLE_COULDNT_CONNECT:
-  case CURLE_SSL_CONNECT_ERROR:
-  case CURLE_PEER_FAILED_VERIFICATION: return HTTP_NOT_CONNECTED;
+  case CURLE_SSL_CONNECT_ERROR: return HTTP_NOT_CONNECTED;
+  case CURLE_PEER_FAILED_VERIFICATION: return HTTP_UNTRUSTED;
   default: return HTTP_FAILED;
   }
 }

@@ -23,11 +23,12 @@ typedef enum http_outcome {
   HTTP_DONE,          /* an answer came, whatever its status */
   HTTP_FAILED,        /* the connection broke, or the answer was no HTTP or cut short */
   HTTP_NOT_CONNECTED, /* no name, no connection, no TLS: the server saw nothing of the request */
-  HTTP_TIMED_OUT,     /* one of the request's deadlines */
-  HTTP_TOO_LARGE,     /* the answer passed max_bytes */
-  HTTP_ABORTED,       /* pull or push said so */
-  HTTP_CANCELLED,     /* the client was closed */
-  HTTP_REFUSED,       /* the URL or an option is no good */
+  HTTP_UNTRUSTED, /* nobody whom we trust vouches for the server, which saw nothing of it either */
+  HTTP_TIMED_OUT, /* one of the request's deadlines */
+  HTTP_TOO_LARGE, /* the answer passed max_bytes */
+  HTTP_ABORTED,   /* pull or push said so */
+  HTTP_CANCELLED, /* the client was closed */
+  HTTP_REFUSED,   /* the URL or an option is no good */
   HTTP_NO_MEMORY,
 } http_outcome;
 

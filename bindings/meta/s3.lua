@@ -8,11 +8,11 @@
 ---(Retry-After) is obeyed; a wrong clock, an expired token and another region are corrected with one
 ---more request.
 ---
----Errors are objects with `source = "s3"`: `s3` (the server's code in `code`; EndpointUnreachable and
----ConnectionBroken where there was no answer), `conflict` (a condition did not hold), `timeout`, `limit`,
----`unknown_outcome` (a conditional write whose answer was lost), `config` (no credentials, an impossible
----address), `validation`; `io` for local files. `retryable` says whether trying later may help. What is
----absent is nil.
+---Errors are objects with `source = "s3"`: `s3` (the server's code in `code`; EndpointUnreachable,
+---UntrustedCertificate and ConnectionBroken where there was no answer), `conflict` (a condition did not
+---hold), `timeout`, `limit`, `unknown_outcome` (a conditional write whose answer was lost), `config` (no
+---credentials, an impossible address), `validation`; `io` for local files. `retryable` says whether trying
+---later may help. What is absent is nil.
 ---@class nebula.s3
 local s3 = {}
 
@@ -38,7 +38,7 @@ local s3 = {}
 ---@field stall_timeout? number|string seconds in which no byte moves (30)
 ---@field low_speed? integer bytes a second; a transfer that is slower for stall_timeout has stalled (1)
 ---@field deadline? number|string seconds for one request with all its attempts (none)
----@field ca_file? string certificates to trust, instead of the system's
+---@field ca_file? string certificates to trust (AWS_CA_BUNDLE, else the system's)
 ---@field proxy? string URL; "" for none; default: http_proxy, https_proxy, no_proxy
 
 ---Opens a bucket. Nothing is sent yet. Raises `config`, `validation`.

@@ -48,6 +48,7 @@ static const char *code_of_status(int status, bool has_key) {
   case 403: return "Forbidden";
   case 404: return has_key ? "NotFound" : "NoSuchBucket";
   case 405: return "MethodNotAllowed";
+  case 407: return "ProxyAuthenticationRequired";
   case 409: return "Conflict";
   case 411: return "MissingContentLength";
   case 412: return "PreconditionFailed";
@@ -80,7 +81,8 @@ static const char *remedy_of(const char *code) {
   static const struct {
     const char *code, *remedy;
   } REMEDIES[] = {
-      {"NoSuchBucket", "there is no such bucket: create it, or correct S3_BUCKET"},
+      {"NoSuchBucket",
+       "there is no such bucket: create it (blobs:create_bucket()), or correct S3_BUCKET"},
       {"InvalidBucketName", "that is no bucket name this server accepts: correct S3_BUCKET"},
       {"InvalidAccessKeyId", "the server does not know this access key: check S3_ACCESS_KEY_ID"},
       {"SignatureDoesNotMatch",
@@ -104,6 +106,9 @@ static const char *remedy_of(const char *code) {
       {"SlowDown", "the server asks for fewer requests"},
       {"EntityTooLarge", "the object is larger than the server allows"},
       {"QuotaExceeded", "the storage quota is used up"},
+      {"InvalidTag", "tags are at most 10, their names 1 to 128 characters, values up to 256"},
+      {"ProxyAuthenticationRequired",
+       "the proxy wants a user name and a password: http://USER:PASSWORD@HOST:PORT"},
   };
   for (size_t i = 0; i < sizeof REMEDIES / sizeof REMEDIES[0]; i++) {
     if (strcmp(REMEDIES[i].code, code) == 0) return REMEDIES[i].remedy;
@@ -189,18 +194,40 @@ static void judge_error(const s3_judged *request, const http_response *response,
   if (status != 301 && status != 307 && status != 400) out->region[0] = '\0';
 }
 
+/* What else than the endpoint may be why nobody is reached. */
+static const char *on_the_way(const s3_config *config) {
+  bool tls = strncmp(config->endpoint, "https:", 6) == 0;
+  const char *names[] = {tls ? "https_proxy" : "http_proxy", tls ? "HTTPS_PROXY" : "http_proxy",
+                         "all_proxy", "ALL_PROXY"};
+  const char *proxy = config->proxy;
+  for (size_t i = 0; proxy == NULL && i < sizeof names / sizeof names[0]; i++)
+    proxy = getenv(names[i]);
+  if (proxy == NULL || proxy[0] == '\0') return "";
+  return tls ? ", the proxy (option proxy, or https_proxy)"
+             : ", the proxy (option proxy, or http_proxy)";
+}
+
 static void judge_silence(const s3_judged *request, const http_response *response,
                           s3_verdict *out) {
   s3_failure *failure = &out->failure;
-  const char *endpoint = request->client->config.endpoint;
+  const s3_config *config = &request->client->config;
+  const char *endpoint = config->endpoint;
+  bool is_aws = strstr(endpoint, ".amazonaws.com") != NULL;
   char where[400];
   describe(request, where, sizeof where);
   switch (response->outcome) {
   case HTTP_NOT_CONNECTED:
     s3_failure_set(failure, S3_REFUSED, "EndpointUnreachable",
-                   "%s: no connection to %s: check S3_ENDPOINT, and that the server runs (%s)",
-                   where, endpoint, response->message);
+                   "%s: no connection to %s: check S3_ENDPOINT%s%s, and that the server runs (%s)",
+                   where, endpoint, config->path_style || is_aws ? "" : ", S3_USE_PATH_STYLE",
+                   on_the_way(config), response->message);
     out->again = out->untouched = true;
+    break;
+  case HTTP_UNTRUSTED:
+    s3_failure_set(failure, S3_REFUSED, "UntrustedCertificate",
+                   "%s: the certificate of %s is not trusted: name its authority by ca_file "
+                   "(AWS_CA_BUNDLE), or check S3_ENDPOINT (%s)",
+                   where, endpoint, response->message);
     break;
   case HTTP_TIMED_OUT:
     s3_failure_set(failure, S3_TIMEOUT, "Timeout", "%s: %s", where, response->message);
@@ -210,7 +237,8 @@ static void judge_silence(const s3_judged *request, const http_response *respons
     s3_failure_set(failure, S3_LIMIT, NULL, "%s: %s", where, response->message);
     break;
   case HTTP_REFUSED:
-    s3_failure_set(failure, S3_CONFIG, NULL, "%s: %s: check S3_ENDPOINT and ca_file", where,
+    s3_failure_set(failure, S3_CONFIG, NULL,
+                   "%s: %s: check S3_ENDPOINT and ca_file (AWS_CA_BUNDLE)", where,
                    response->message);
     break;
   case HTTP_CANCELLED:

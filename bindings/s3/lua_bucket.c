@@ -1,6 +1,7 @@
 /* lua_bucket.c: nebula.s3.connect, the Bucket, and what concerns a bucket as a whole. */
 #include <lauxlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "base/lua_bytes.h"
 #include "base/lua_error.h"
@@ -42,6 +43,8 @@ static void read_config(lua_State *L, s3_config *config) {
   read_text(L, "session_token", &config->session_token);
   read_text(L, "profile", &config->profile);
   read_text(L, "ca_file", &config->ca_file);
+  if (config->ca_file == NULL) config->ca_file = getenv("AWS_CA_BUNDLE");
+  if (config->ca_file != NULL && config->ca_file[0] == '\0') config->ca_file = NULL;
   opt_string(L, 1, CONNECT, "proxy", &config->proxy, NULL); /* "" means: none */
   config->path_style = config->endpoint != NULL;
   opt_boolean(L, 1, CONNECT, "path_style", &config->path_style);

@@ -162,8 +162,10 @@ static void on_answer(http_transfer *transfer, void *data) {
   s3_remote *self = data;
   http_response *response = http_transfer_response(transfer);
   bool silent = response->outcome != HTTP_DONE;
-  bool again = silent ? response->outcome != HTTP_CANCELLED && response->outcome != HTTP_REFUSED
-                      : response->status / 100 == 5 || response->status == 429;
+  http_outcome outcome = response->outcome;
+  bool again =
+      silent ? outcome != HTTP_CANCELLED && outcome != HTTP_REFUSED && outcome != HTTP_UNTRUSTED
+             : response->status / 100 == 5 || response->status == 429;
   if (silent && self->plan.kind == S3_REMOTE_INSTANCE && self->step == ASK_TOKEN) again = false;
   self->transfer = NULL;
   if (again && self->attempts < ATTEMPTS) {

@@ -72,6 +72,15 @@ local VARIABLES = {
   { "NEBULA_TRACE", nil, "trace", check = one_or_zero },
 }
 
+-- What the section s3 of nebula.conf.lua may say beside: the other options of nebula.s3.connect.
+local MORE_S3 = {
+  profile = { type = "string" }, ca_file = { type = "string" }, proxy = { type = "string" },
+  checksum = { choices = { "crc32c", "none" } }, unsigned_payload = { type = "boolean" },
+  trust_etag = { type = "boolean" }, attempts = { type = "integer", min = 1, max = 100 },
+  connect_timeout = { type = "duration" }, first_byte_timeout = { type = "duration" },
+  stall_timeout = { type = "duration" }, low_speed = { type = "integer", min = 1 }, deadline = { type = "duration" },
+}
+
 local DEFAULTS = {
   database = { max_connections = 100, min_connections = 10, connection_timeout = 30, idle_timeout = 600,
     max_lifetime = 1800, statement_logging = false },
@@ -84,10 +93,16 @@ local SYNONYMS = { max_size = "max_connections", min_idle = "min_connections" }
 
 -- ---- reading ----
 
+local function copy(list)
+  local out = {}
+  for key, value in pairs(list) do out[key] = value end
+  return out
+end
+
 local function checked(label, declared, value)
   local ok, result = pcall(options.coerce, { value = declared }, { value = value })
   if not ok then
-    local wanted = result.message:gsub("^value ", "")
+    local wanted = result.message:gsub("^value:? ", "")
     if declared.secret then wanted = wanted:gsub(", not .*$", "") end
     fail(label .. " " .. wanted)
   end
@@ -112,7 +127,7 @@ local function merge_environment(settings, env)
 end
 
 local function declared_of(section)
-  local declared = {}
+  local declared = section == "s3" and copy(MORE_S3) or {}
   for _, variable in ipairs(VARIABLES) do
     if variable[2] == section then declared[variable[3]] = variable end
   end
@@ -166,12 +181,6 @@ local function check_together(settings)
   if s3.endpoint and not s3.bucket then fail "S3_ENDPOINT is set, but S3_BUCKET is not" end
   if s3.path_style == nil then s3.path_style = s3.endpoint ~= nil end
   if not s3.bucket then settings.s3 = nil end
-end
-
-local function copy(list)
-  local out = {}
-  for key, value in pairs(list) do out[key] = value end
-  return out
 end
 
 ---@class nebula.Settings
@@ -271,6 +280,12 @@ function config.describe(current)
       value = "(set)"
     end
     if value ~= nil then rows[#rows + 1] = { setting = name, value = tostring(value), from = from } end
+  end
+  for name in pairs(MORE_S3) do
+    local value = current.s3 and current.s3[name]
+    if value ~= nil then
+      rows[#rows + 1] = { setting = "s3." .. name, value = nebula.log.redact(tostring(value)), from = "nebula.conf.lua" }
+    end
   end
   for section, value in pairs(current.file) do
     if section ~= "s3" and section ~= "database" and section ~= "migration_path" then

@@ -113,6 +113,22 @@ for name, environment in pairs(STORES) do
   end)
 end
 
+describe("nebula blob over TLS", function()
+  it("trusts the authority that the environment or nebula.conf.lua names, and says so where neither does", function()
+    local env, project = s3.environment(), nebula.scratch()
+    env.S3_ENDPOINT = s3.tls_endpoint()
+    local function ls() return nebula.run { args = { "blob", "ls" }, env = env, cwd = project } end
+    local blind = ls()
+    assert.equal(1, blind.status)
+    assert.matches("is not trusted: name its authority by ca_file (AWS_CA_BUNDLE)", blind.stderr, 1, true)
+    env.AWS_CA_BUNDLE = s3.ca_file()
+    assert.same({ 0, "" }, { ls().status, ls().stderr })
+    env.AWS_CA_BUNDLE = nil
+    nebula.write(project, { ["nebula.conf.lua"] = ("return { s3 = { ca_file = %q } }"):format(s3.ca_file()) })
+    assert.same({ 0, "" }, { ls().status, ls().stderr })
+  end)
+end)
+
 describe("nebula blob presign", function()
   it("gives a URL that works without credentials, for S3 alone", function()
     local env, project = s3.environment(), nebula.scratch()
@@ -125,5 +141,8 @@ describe("nebula blob presign", function()
     local refused = nebula.run { args = { "blob", "presign", "k" }, env = directory_store(none), cwd = none }
     assert.equal(2, refused.status)
     assert.matches("has no presigned URLs", refused.stderr)
+    local long = nebula.run { args = { "blob", "presign", "k", "--expires", "8d" }, env = env, cwd = project }
+    assert.equal(2, long.status)
+    assert.matches("--expires is at most", long.stderr, 1, true)
   end)
 end)

@@ -66,6 +66,16 @@ describe("configuration", function()
     assert.is_false(settings[2].path_style)
   end)
 
+  it("takes what else nebula.s3.connect knows from nebula.conf.lua", function()
+    local conf = "return { s3 = { bucket = 'from-file', ca_file = 'ca.pem', checksum = 'crc32c', stall_timeout = '1m' } }"
+    local _, settings = read({}, { ["nebula.conf.lua"] = conf })
+    assert.same({ "ca.pem", "crc32c", 60 },
+      { settings[2].ca_file, settings[2].checksum, settings[2].stall_timeout })
+    local answer = read({}, { ["nebula.conf.lua"] = "return { s3 = { checksum = 'md5' } }" })
+    assert.equal(2, answer.status)
+    assert.matches('nebula.conf.lua: s3.checksum "md5" is none of crc32c, none', answer.stderr, 1, true)
+  end)
+
   it("refuses a bad value by its name, with status 2 and without the secret", function()
     for name, value in pairs {
       DATABASE_URL = "my-secret-url", DATABASE_MAX_CONNECTIONS = "many", DATABASE_MIN_CONNECTIONS = "-1",

@@ -182,6 +182,10 @@ describe("a failure names its remedy and no secret:", function()
     local err = failure(other.get, other, "x")
     expect(err, "s3", "EndpointUnreachable", "check S3_ENDPOINT")
     assert.is_true(err.retryable)
+    other = connected { proxy = "http://127.0.0.1:9", attempts = 1 }
+    expect(failure(other.get, other, "x"), "s3", "EndpointUnreachable", "the proxy (option proxy, or http_proxy)")
+    other = connected { endpoint = "http://127.0.0.1:9", path_style = false, attempts = 1 }
+    expect(failure(other.get, other, "x"), "s3", "EndpointUnreachable", "S3_USE_PATH_STYLE")
   end)
 
   it("options that cannot work", function()
@@ -204,7 +208,10 @@ describe("a Bucket", function()
     assert.equal("data", (secure:get("tls")))
     options.ca_file = nil
     local blind = nebula.s3.connect(options)
-    assert.equal("EndpointUnreachable", failure(blind.get, blind, "tls").code)
+    local err = failure(blind.get, blind, "tls")
+    assert.equal("UntrustedCertificate", err.code)
+    assert.truthy(err.message:find("name its authority by ca_file (AWS_CA_BUNDLE)", 1, true), err.message)
+    assert.is_false(err.retryable)
   end)
 
   it("is found by the name of its host, through a proxy", function()

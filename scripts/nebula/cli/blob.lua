@@ -310,7 +310,7 @@ return {
     presign = {
       summary = "A URL that lets its holder fetch or store one object for a while",
       options = { method = { default = "GET", choices = { "GET", "PUT", "HEAD", "DELETE" } },
-        expires = { type = "duration", default = "1h", help = "at most 7 days" } },
+        expires = { type = "duration", default = "1h", min = 1, max = 7 * 86400, help = "at most 7 days" } },
       arguments = { { name = "key", required = true } },
       run = presign,
     },

@@ -19,6 +19,7 @@ local REMEDIES = {
   RequestTimeTooSkewed = "synchronise this machine's clock",
   AccessDenied = "grant s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket",
   ExpiredToken = "renew the session token",
+  UntrustedCertificate = "name the authority of its certificate: AWS_CA_BUNDLE, or s3 = { ca_file = } in nebula.conf.lua",
 }
 
 -- What each operation says of the rights, in this order; a failure ends the list.
@@ -60,9 +61,11 @@ local function free_disk(self, directory)
 end
 
 -- The service tells its time with each answer, also with one that refuses.
-local function clock(self, endpoint)
+local function clock(self, s3)
   local before = nebula.time.now()
-  local answer = nebula.try(nebula.http.request, { url = endpoint, method = "HEAD", deadline = 10 })
+  local bundle = os.getenv "AWS_CA_BUNDLE"
+  local answer = nebula.try(nebula.http.request, { url = s3.endpoint, method = "HEAD", deadline = 10,
+    ca_file = s3.ca_file or bundle ~= "" and bundle or nil, proxy = s3.proxy })
   local date = answer and answer.headers.date
   local day, month, year, time = (date or ""):match "(%d+) (%a+) (%d+) (%d+:%d+:%d+)"
   if not (day and MONTHS[month]) then return end
@@ -85,7 +88,7 @@ function checks.run(self)
   if store.kind == "directory" then
     free_disk(self, (store.place:gsub("^file:", "")))
   elseif config.settings().s3.endpoint then
-    clock(self, config.settings().s3.endpoint)
+    clock(self, config.settings().s3)
   end
 end
 
