@@ -145,7 +145,10 @@ int blob_reader_open(blob_reader *self, const blob_store *store, const char *key
   int error = blob_object_open(store, key, length, &self->fd);
   if (error != 0) return error;
   error = blob_info_read(self->fd, &self->info);
-  if (error == 0 && !blob_conditions_hold(conditions, &self->info)) error = BLOB_CONFLICT;
+  if (error == 0 && !blob_conditions_hold(conditions, &self->info)) {
+    const char *other = conditions->if_none_match;
+    error = other != NULL && etag_is(other, &self->info) ? BLOB_UNCHANGED : BLOB_CONFLICT;
+  }
   self->end = self->info.size;
   if (error == 0) {
     self->digest = EVP_MD_CTX_new();

@@ -30,6 +30,7 @@ enum { BLOB_DIGEST = 32 };
 enum {
   BLOB_ABSENT = -1,
   BLOB_CONFLICT = -2,  /* a condition does not hold */
+  BLOB_UNCHANGED = -8, /* the object is still the one of if_none_match */
   BLOB_DAMAGED = -3,   /* the file is not what was written */
   BLOB_LARGE = -4,     /* more bytes than allowed */
   BLOB_OUTSIDE = -5,   /* a range that lies behind the end */
@@ -119,8 +120,7 @@ typedef struct blob_reader {
   EVP_MD_CTX *digest; /* NULL where only a part is read */
 } blob_reader;
 
-/* Opens an object whose conditions hold; BLOB_ABSENT, BLOB_CONFLICT. An if_none_match that does not
- * hold is a conflict as well. */
+/* Opens an object whose conditions hold; BLOB_ABSENT, BLOB_CONFLICT, BLOB_UNCHANGED. */
 int blob_reader_open(blob_reader *self, const blob_store *store, const char *key, size_t length,
                      const blob_conditions *conditions);
 

@@ -13,6 +13,7 @@
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 #include "crypto/crypto_text.h"
+#include "http/headers.h"
 #include "nebula.h"
 #include "time/time_calendar.h"
 
@@ -190,10 +191,20 @@ void blob_read_conditions(lua_State *L, int index, const char *call, blob_wish *
   }
 }
 
+void blob_read_put_conditions(lua_State *L, int index, const char *call, blob_wish *out) {
+  blob_read_conditions(L, index, call, out);
+  if (out->if_none_match != NULL && strcmp(out->if_none_match, "*") != 0)
+    err_raisef(L, ERR_VALIDATION, "blob",
+               "%s: if_none_match must be \"*\": only where there is no object", call);
+}
+
 static void add_pair(lua_State *L, const char *call, blob_wish *out, const char *name,
                      const char *value, size_t length) {
-  if (strlen(value) != length)
-    err_raisef(L, ERR_VALIDATION, "blob", "%s: %s must not hold a NUL byte", call, name);
+  bool user = name[0] == '+';
+  if (!http_header_is_valid(name + user, strlen(name + user), value, length))
+    err_raisef(L, ERR_VALIDATION, "blob",
+               "%s: %s%s: a name is letters, digits and hyphens, a value one line", call,
+               user ? "metadata " : "", name + user);
   bytes_append(&out->pairs, name, strlen(name) + 1);
   bytes_append(&out->pairs, value, length + 1);
   if (out->pairs.failed) luaL_error(L, "not enough memory");
@@ -350,6 +361,12 @@ _Noreturn void blob_raise(lua_State *L, const char *call, const blob_key *key, c
     info.code = "PreconditionFailed";
     info.message = lua_pushfstring(
         L, "%s: the condition on \"%s\" does not hold: it exists, or has another ETag", call, name);
+    break;
+  case BLOB_UNCHANGED:
+    info.kind = ERR_CONFLICT;
+    info.code = "NotModified";
+    info.message =
+        lua_pushfstring(L, "%s: \"%s\" is still the object that the condition names", call, name);
     break;
   case BLOB_DAMAGED:
     info.code = "BadDigest";

@@ -70,6 +70,7 @@ int blob_return_told(lua_State *L, int index, const char *call, uint64_t size);
 
 /* Reads the conditions and the metadata among the options at index, if any. Raises. */
 void blob_read_conditions(lua_State *L, int index, const char *call, blob_wish *out);
+void blob_read_put_conditions(lua_State *L, int index, const char *call, blob_wish *out);
 void blob_read_pairs(lua_State *L, int index, const char *call, blob_wish *out);
 /* Reads "zstd" or "gzip"; false where the option is absent. Raises. */
 bool blob_read_kind(lua_State *L, int index, const char *call, const char *name,

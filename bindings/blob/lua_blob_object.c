@@ -292,7 +292,7 @@ static int store_copy(lua_State *L) {
   opt_check(L, COPY_OPTIONS, COPY.call, NAMES);
   blob_job *self = blob_job_new(L, &COPY, sizeof(blob_job), true);
   blob_check_key(L, TO, COPY.call, &self->other);
-  blob_read_conditions(L, COPY_OPTIONS, COPY.call, &self->wish);
+  blob_read_put_conditions(L, COPY_OPTIONS, COPY.call, &self->wish);
   blob_read_pairs(L, COPY_OPTIONS, COPY.call, &self->wish);
   return blob_job_wait(L, 1, copy_done);
 }

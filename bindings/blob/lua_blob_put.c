@@ -83,7 +83,7 @@ static int put_at_once(lua_State *L) {
       .call = "store:put", .run = put_run, .ended = put_ended, .destroy = blob_job_destroy};
   blob_job *self = blob_job_new(L, &PUT, sizeof(put_job), true);
   int job = lua_gettop(L);
-  blob_read_conditions(L, OPTIONS, PUT.call, &self->wish);
+  blob_read_put_conditions(L, OPTIONS, PUT.call, &self->wish);
   blob_read_pairs(L, OPTIONS, PUT.call, &self->wish);
   if (lua_type(L, DATA) == LUA_TSTRING) {
     self->data = lua_tolstring(L, DATA, &self->length);
@@ -235,7 +235,7 @@ static stream *push_writer(lua_State *L, int options, const char *call) {
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1); // the store lives as long as its writers
   blob_check_key(L, KEY, call, &self->key);
-  blob_read_conditions(L, options, call, &self->wish);
+  blob_read_put_conditions(L, options, call, &self->wish);
   blob_read_pairs(L, options, call, &self->wish);
   return self;
 }

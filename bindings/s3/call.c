@@ -278,6 +278,7 @@ static void on_transfer(http_transfer *transfer, void *data) {
                       .key_length = self->request.key_length,
                       .has_body = strcmp(method_of(self), "HEAD") != 0,
                       .check_body = self->request.check_body,
+                      .encrypts = http_headers_get(&self->headers, S3_SSE_HEADER) != NULL,
                       .body = bytes_text(&self->body),
                       .body_length = self->body.length,
                       .sent_at = self->sent_at};

@@ -12,6 +12,8 @@
 #include "s3/retry.h"
 #include "s3/sign.h"
 
+#define S3_SSE_HEADER "x-amz-server-side-encryption"
+
 /* Strings may be NULL where a default is named; all are copied. */
 typedef struct s3_config {
   const char *endpoint; /* scheme://host[:port][/path]; NULL: AWS's own for the region */

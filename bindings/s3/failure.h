@@ -8,6 +8,7 @@ typedef enum s3_kind {
   S3_WELL,
   S3_ABSENT,   /* no such object (or upload): most callers make nil of it */
   S3_REFUSED,  /* S3 answered with an error, or could not be reached */
+  S3_INVALID,  /* it answered that this cannot be asked of the object: a range outside of it */
   S3_CONFLICT, /* a condition did not hold */
   S3_TIMEOUT,
   S3_LIMIT,

@@ -74,6 +74,7 @@ static s3_kind kind_of(const char *code, int status, bool has_key) {
   if (status == 404 && (has_key || strcmp(code, "NoSuchBucket") != 0) && any(code, ABSENT))
     return S3_ABSENT;
   if (status == 304 || status == 409 || status == 412) return S3_CONFLICT;
+  if (status == 416) return S3_INVALID;
   return S3_REFUSED;
 }
 
@@ -106,7 +107,6 @@ static const char *remedy_of(const char *code) {
       {"SlowDown", "the server asks for fewer requests"},
       {"EntityTooLarge", "the object is larger than the server allows"},
       {"QuotaExceeded", "the storage quota is used up"},
-      {"InvalidTag", "tags are at most 10, their names 1 to 128 characters, values up to 256"},
       {"ProxyAuthenticationRequired",
        "the proxy wants a user name and a password: http://USER:PASSWORD@HOST:PORT"},
   };
@@ -177,6 +177,9 @@ static void judge_error(const s3_judged *request, const http_response *response,
   char where[400];
   describe(request, where, sizeof where);
   const char *remedy = remedy_of(code);
+  if (request->encrypts && strcmp(code, "InvalidRequest") == 0 &&
+      strncmp(request->client->config.endpoint, "http:", 5) == 0)
+    remedy = "many servers encrypt (sse) only what comes over TLS: use an https endpoint";
   const char *text = tells_secret(request, error->text) ? "" : error->text;
   s3_failure_set(failure, kind_of(code, status, request->key != NULL), code,
                  "%s at %s: %s (%d)%s%s%s%s", where, request->client->config.endpoint, code, status,

@@ -22,6 +22,7 @@ typedef struct s3_judged {
   size_t key_length;
   bool has_body;    /* false for HEAD, whose errors have no text */
   bool check_body;  /* a 200 may carry an <Error> */
+  bool encrypts;    /* the server is to encrypt what it stores */
   const char *body; /* of an error, or of a good answer with check_body */
   size_t body_length;
   int64_t sent_at; /* seconds since 1970, as the request was signed */

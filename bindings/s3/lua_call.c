@@ -91,6 +91,7 @@ void lua_s3_add(lua_State *L, http_headers *list, const char *name, const char *
 static const char *kind_name(s3_kind kind) {
   switch (kind) {
   case S3_ABSENT: return ERR_NOT_FOUND;
+  case S3_INVALID: return ERR_VALIDATION;
   case S3_CONFLICT: return ERR_CONFLICT;
   case S3_TIMEOUT: return ERR_TIMEOUT;
   case S3_LIMIT: return ERR_LIMIT;

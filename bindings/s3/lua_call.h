@@ -69,6 +69,10 @@ void lua_s3_read_conditions(lua_State *L, int index, const char *call, http_head
 void lua_s3_read_put_conditions(lua_State *L, int index, const char *call, http_headers *out);
 void lua_s3_read_object_options(lua_State *L, int index, const char *call, http_headers *out);
 
+/* Raises `validation` where the nth tag of an object is none that S3 takes. */
+void lua_s3_check_tag(lua_State *L, const char *call, size_t nth, const char *name,
+                      const char *value);
+
 /* Of an ended HEAD of the object at stack index `key`: raises `conflict` where the conditions of a
  * write in `options` do not hold, else clears the call. The Bucket is the first argument. */
 void lua_s3_call_hold_condition(lua_State *L, lua_s3_call *self, const char *call, int key,

@@ -66,12 +66,28 @@ static int begin_parts(lua_State *L, uint64_t size) {
   return copy_parts(L, LUA_OK, 0);
 }
 
+/* Raises what is wrong with a request: of the source, where that is what is missing. */
+static void check_answer(lua_State *L, const lua_s3_call *self) {
+  const s3_failure *failure = s3_call_failure(self->call);
+  const char *bucket = lua_s3_client(L, BUCKET)->config.bucket;
+  bool other = opt_string(L, OPTIONS, WHAT, "from_bucket", &bucket, NULL);
+  bool no_bucket = other && strcmp(failure->code, "NoSuchBucket") == 0;
+  if (failure->kind == S3_ABSENT || no_bucket) {
+    s3_failure absent = {0};
+    s3_failure_set(&absent, failure->kind, failure->code,
+                   "S3 copy of \"%.160s\" in bucket \"%.64s\": there is no such %s",
+                   lua_tostring(L, FROM), bucket, no_bucket ? "bucket" : "object");
+    lua_s3_raise(L, &absent);
+  }
+  lua_s3_call_check(L, self);
+}
+
 static int begin_one_request(lua_State *L);
 
 static int source_seen(lua_State *L, int status, lua_KContext context) {
   (void)status, (void)context;
   lua_s3_call *self = lua_touserdata(L, CALL);
-  lua_s3_call_check(L, self);
+  check_answer(L, self);
   const char *text = s3_call_header(self->call, "content-length");
   uint64_t size = text == NULL ? 0 : strtoull(text, NULL, 10);
   const s3_failure *refusal = lua_touserdata(L, REFUSAL);
@@ -109,7 +125,7 @@ static int copied(lua_State *L, int status, lua_KContext context) {
     lua_replace(L, REFUSAL);
     return look_at_source(L);
   }
-  lua_s3_call_check(L, self);
+  check_answer(L, self);
   const xml_node *root = lua_s3_call_xml(L, self, "CopyObjectResult");
   const char *version = s3_call_header(self->call, "x-amz-version-id");
   lua_s3_push_stored(L, lua_s3_client(L, BUCKET), lua_tostring(L, TO), lua_rawlen(L, TO),

@@ -191,12 +191,14 @@ static int bucket_tag(lua_State *L) {
   if (!lua_istable(L, TAGS)) err_raisef(L, ERR_VALIDATION, "s3", REFUSAL, WHAT);
   bytes *body = text_new(L);
   bytes_append_text(body, "<Tagging><TagSet>");
+  size_t nth = 0;
   for (lua_pushnil(L); lua_next(L, TAGS) != 0; lua_pop(L, 1)) {
     if (lua_type(L, -2) != LUA_TSTRING || !lua_isstring(L, -1))
       err_raisef(L, ERR_VALIDATION, "s3", REFUSAL, WHAT);
     size_t name_length, value_length;
     const char *name = lua_tolstring(L, -2, &name_length);
     const char *value = lua_tolstring(L, -1, &value_length);
+    lua_s3_check_tag(L, WHAT, ++nth, name, value);
     bytes_append_text(body, "<Tag><Key>");
     append_escaped(body, name, name_length);
     bytes_append_text(body, "</Key><Value>");
@@ -213,7 +215,7 @@ static int bucket_tag(lua_State *L) {
 
 /* ---- presign ---- */
 
-/* bucket:presign(key, { method=, expires=, content_type= }) -> url. Asks S3 nothing. */
+/* bucket:presign(key, { method=, expires= }) -> url. Asks S3 nothing. */
 static int presign_done(lua_State *L, s3_client *client, const s3_identity *identity,
                         const char *method, double expires) {
   bytes *url = text_new(L);

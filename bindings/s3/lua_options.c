@@ -8,7 +8,7 @@
 #include "s3/check.h"
 #include "s3/lua_call.h"
 
-enum { METADATA_BYTES_MOST = 2048 };
+enum { METADATA_BYTES_MOST = 2048, TAGS_MOST = 10 };
 
 static void add_condition(lua_State *L, int index, const char *call, const char *option,
                           const char *header, const char *format, http_headers *out) {
@@ -30,8 +30,13 @@ void lua_s3_read_conditions(lua_State *L, int index, const char *call, http_head
 
 /* Without quotes: AWS takes both, Ceph compares the header byte for byte with its ETag. */
 void lua_s3_read_put_conditions(lua_State *L, int index, const char *call, http_headers *out) {
+  const char *other = "*";
   add_condition(L, index, call, "if_match", "If-Match", "%s", out);
   add_condition(L, index, call, "if_none_match", "If-None-Match", "%s", out);
+  opt_string(L, index, call, "if_none_match", &other, NULL);
+  if (strcmp(other, "*") != 0)
+    err_raisef(L, ERR_VALIDATION, "s3",
+               "%s: if_none_match must be \"*\": only where there is no object", call);
 }
 
 void lua_s3_call_hold_condition(lua_State *L, lua_s3_call *self, const char *call, int key,
@@ -57,7 +62,7 @@ static void add_plain(lua_State *L, int index, const char *call, http_headers *o
       {"content_language", "Content-Language"},
       {"cache_control", "Cache-Control"},
       {"storage_class", "x-amz-storage-class"},
-      {"sse", "x-amz-server-side-encryption"},
+      {"sse", S3_SSE_HEADER},
       {"sse_kms_key_id", "x-amz-server-side-encryption-aws-kms-key-id"},
   };
   for (size_t i = 0; i < sizeof HEADERS / sizeof HEADERS[0]; i++) {
@@ -95,6 +100,23 @@ static void add_metadata(lua_State *L, int index, const char *call, http_headers
                (int)(out->bytes - before), METADATA_BYTES_MOST);
 }
 
+static size_t characters(const char *text) {
+  size_t count = 0;
+  for (; *text != '\0'; text++)
+    count += ((unsigned char)*text & 0xc0) != 0x80;
+  return count;
+}
+
+void lua_s3_check_tag(lua_State *L, const char *call, size_t nth, const char *name,
+                      const char *value) {
+  size_t length = characters(name);
+  if (nth > TAGS_MOST || length == 0 || length > 128 || characters(value) > 256)
+    err_raisef(L, ERR_VALIDATION, "s3",
+               "%s: an object has at most %d tags: names of 1 to 128 characters, values of up to "
+               "256",
+               call, TAGS_MOST);
+}
+
 /* "name=value&name=value", percent-encoded. */
 static void add_tags(lua_State *L, int index, const char *call, http_headers *out) {
   int type = lua_getfield(L, index, "tags");
@@ -107,6 +129,7 @@ static void add_tags(lua_State *L, int index, const char *call, http_headers *ou
   for (lua_pushnil(L); lua_next(L, -3) != 0; lua_pop(L, 1)) {
     if (lua_type(L, -2) != LUA_TSTRING || !lua_isstring(L, -1)) refuse_pairs(L, call, "tags");
     lua_s3_add(L, pairs, lua_tostring(L, -2), lua_tostring(L, -1));
+    lua_s3_check_tag(L, call, pairs->count, lua_tostring(L, -2), lua_tostring(L, -1));
   }
   bytes text = {0};
   for (size_t i = 0; i < pairs->count; i++) {

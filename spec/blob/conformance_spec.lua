@@ -133,9 +133,36 @@ for name, open in pairs(stores) do
       assert.equal("89", (store:get("range", { range = { 8, 100 } })))
       local _, info = store:get("range", { range = { 0, 0 } })
       assert.equal(10, info.size)
-      assert.equal("InvalidRange", failure(store.get, store, "range", { range = { 10, 12 } }).code)
+      local outside = failure(store.get, store, "range", { range = { 10, 12 } })
+      assert.same({ "validation", "InvalidRange" }, { outside.kind, outside.code })
       assert.equal("validation", failure(store.get, store, "range", { range = { 4, 2 } }).kind)
       assert.equal("limit", failure(store.get, store, "range", { max_bytes = 9 }).kind)
+    end)
+
+    it("tells that an object has not changed", function()
+      local etag = store:put("same", "x").etag
+      for _, method in ipairs { "get", "head", "reader" } do
+        local err = failure(store[method], store, "same", { if_none_match = etag })
+        assert.same({ "conflict", "NotModified" }, { err.kind, err.code })
+      end
+      assert.equal("x", (store:get("same", { if_none_match = ("0"):rep(32) })))
+    end)
+
+    it("refuses what no store could keep, before anything is written", function()
+      local many = {}
+      for i = 1, 11 do many["tag" .. i] = "x" end
+      for _, options in ipairs {
+        { tags = many }, { tags = { [("k"):rep(129)] = "" } }, { tags = { k = ("v"):rep(257) } }, { tags = { [""] = "" } },
+        { metadata = { ["a b"] = "x" } }, { metadata = { a = "x\r\nb: y" } }, { content_type = "x\ny" },
+        { if_none_match = ("0"):rep(32) },
+      } do
+        local err = failure(store.put, store, "refused", "x", options)
+        assert.equal("validation", err and err.kind)
+        assert.is_nil((store:get "refused"))
+      end
+      store:put("tagged-before", "x", { tags = { a = "b" } })
+      assert.equal("validation", failure(store.tag, store, "tagged-before", many).kind)
+      assert.same({ a = "b" }, store:tag "tagged-before")
     end)
 
     it("copies", function()
@@ -147,6 +174,9 @@ for name, open in pairs(stores) do
       assert.same({ a = "1" }, info.metadata)
       assert.equal(info.etag, copied.etag)
       assert.equal("string", type(copied.url))
+      local err = failure(store.copy, store, "nowhere", "to")
+      assert.equal("not_found", err.kind)
+      assert.matches('"nowhere"', err.message, 1, true)
     end)
 
     it("holds the conditions of a copy", function()

@@ -188,6 +188,20 @@ describe("a failure names its remedy and no secret:", function()
     expect(failure(other.get, other, "x"), "s3", "EndpointUnreachable", "S3_USE_PATH_STYLE")
   end)
 
+  it("another bucket that an object is to be copied from", function()
+    bucket:put("here", "x")
+    expect(failure(bucket.copy, bucket, "here", "there", { from_bucket = "nebula-missing" }), "s3", "NoSuchBucket",
+      'S3 copy of "here" in bucket "nebula-missing": there is no such bucket')
+  end)
+
+  it("encryption in the clear", function()
+    expect(failure(bucket.put, bucket, "x", "y", { sse = "AES256" }), "s3", "InvalidRequest", "use an https endpoint")
+    local options = server.options(bucket:url():match "([^/]+)$")
+    options.endpoint, options.ca_file = server.tls_endpoint(), server.ca_file()
+    nebula.s3.connect(options):put("encrypted", "y", { sse = "AES256" })
+    assert.equal("y", (bucket:get "encrypted"))
+  end)
+
   it("options that cannot work", function()
     for _, options in ipairs {
       { bucket = "a" }, { bucket = "Nebula!" }, {}, { bucket = "abc", endpoint = "nonsense" },
