@@ -23,7 +23,8 @@ local s3 = {}
 ---@field access_key_id? string with secret_access_key; default: the chain of the AWS SDKs: AWS_ACCESS_KEY_ID and the
 --- rest, a web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN; STS at AWS_ENDPOINT_URL_STS), the profile files,
 --- a container's endpoint (AWS_CONTAINER_CREDENTIALS_*), the instance's role (IMDSv2). Keys that expire are renewed
---- before they do
+--- before they do. Of a profile: keys, or role_arn and web_identity_token_file; what source_profile,
+--- credential_process and SSO give comes by `eval "$(aws configure export-credentials --format env)"`
 ---@field secret_access_key? string
 ---@field session_token? string
 ---@field profile? string of ~/.aws/credentials and ~/.aws/config (AWS_PROFILE, else default)
@@ -108,7 +109,7 @@ local bucket = {}
 ---@field cache_control? string
 ---@field metadata? table<string, string> up to 2 KiB
 ---@field storage_class? string
----@field sse? string "AES256" or "aws:kms"
+---@field sse? string "AES256" or "aws:kms". Some servers take it and encrypt nothing: bucket:head tells what was done
 ---@field sse_kms_key_id? string
 ---@field deadline? number|string seconds, of each request
 
@@ -198,7 +199,8 @@ function bucket:copy(from, to, options) end
 ---@return fun():nebula.s3.object?
 function bucket:list(options) end
 
----A URL that lets its holder do one thing for a while. Asks S3 nothing; the first use may look for the keys.
+---A URL that lets its holder do one thing for a while, and no longer than the keys last that sign it. Asks S3
+---nothing; the first use may look for the keys.
 ---@param key string
 ---@param options? {method?: string, expires?: number|string} GET; 3600 seconds, at most 7 days
 ---@return string url

@@ -137,6 +137,11 @@ static void plan_container(s3_search *self) {
 static void search_run(uv_work_t *work) {
   s3_search *self = work->data;
   if (self->named && try_profile(self)) return;
+  if (self->web_file != NULL && self->web.role == NULL && !self->named) {
+    snprintf(self->result.problem, sizeof self->result.problem,
+             "AWS_WEB_IDENTITY_TOKEN_FILE is set, but AWS_ROLE_ARN is not: name the role");
+    return;
+  }
   if (self->web_file != NULL && !self->named) {
     plan_web_identity(self, self->web_file);
     return;
@@ -175,7 +180,8 @@ void s3_search_nothing(const char *profile, char *out, size_t size) {
   if (profile == NULL) profile = variable("AWS_PROFILE");
   snprintf(out, size,
            "no S3 credentials: set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY, or the AWS_ "
-           "variables of the same names, or write profile \"%.60s\" into %.120s",
+           "variables of the same names, or write profile \"%.60s\" with aws_access_key_id and "
+           "aws_secret_access_key into %.120s",
            profile == NULL ? "default" : profile, file == NULL ? "~/.aws/credentials" : file);
 }
 
@@ -210,7 +216,6 @@ static void read_environment(s3_search *self, const char *region) {
   keep_path(self, &self->paths[1], "AWS_CONFIG_FILE", "config");
   keep(self, &self->web_file, variable("AWS_WEB_IDENTITY_TOKEN_FILE"));
   keep(self, &self->web.role, variable("AWS_ROLE_ARN"));
-  if (self->web.role == NULL) keep(self, &self->web_file, NULL);
   keep(self, &self->web.session, variable("AWS_ROLE_SESSION_NAME"));
   keep(self, &self->container_token, variable("AWS_CONTAINER_AUTHORIZATION_TOKEN"));
   keep(self, &self->container_file, variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"));

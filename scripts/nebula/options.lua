@@ -218,8 +218,13 @@ local function read(label, option, value)
     end
   end
   if type(result) == "number" then
-    if option.min and result < option.min then fail(("%s is at least %s, not %s"):format(label, option.min, value)) end
-    if option.max and result > option.max then fail(("%s is at most %s, not %s"):format(label, option.max, value)) end
+    local unit = kind == "duration" and " s" or ""
+    if option.min and result < option.min then
+      fail(("%s is at least %s%s, not %s"):format(label, option.min, unit, value))
+    end
+    if option.max and result > option.max then
+      fail(("%s is at most %s%s, not %s"):format(label, option.max, unit, value))
+    end
   end
   return result
 end

@@ -9,7 +9,12 @@ local makers = {
   task = function() return nebula.task end,
   storage = function() return require("nebula.storage").shared() end,
   db = function(env) return env.storage.db end,
-  blobs = function(env) return env.storage.blobs end,
+  blobs = function(env) -- the store alone, where there is no database to keep its table
+    local config = require "nebula.config"
+    local settings = config.settings()
+    if settings.state or config.names_database(settings) then return env.storage.blobs end
+    return require("nebula.blobs").open()
+  end,
   queue = function() return require "nebula.queue" end,
   sql = function(env)
     return function(statement, ...) return env.db:query(statement, ...) end

@@ -113,6 +113,17 @@ for name, environment in pairs(STORES) do
   end)
 end
 
+describe("a bucket that is missing", function()
+  it("is made by what the error says, without a database", function()
+    local env, project = s3.environment "nebula-made-by-hand", nebula.scratch()
+    local function run(...) return nebula.run { args = { ... }, env = env, cwd = project } end
+    local line = run("blob", "ls").stderr:match "create it %((.-%))%)"
+    assert.equal("blobs:create_bucket()", line)
+    assert.same({ 0, "" }, { run("-e", line).status, run("blob", "ls").stderr })
+    assert.equal(0, run("-e", "blobs:delete_bucket()").status)
+  end)
+end)
+
 describe("nebula blob over TLS", function()
   it("trusts the authority that the environment or nebula.conf.lua names, and says so where neither does", function()
     local env, project = s3.environment(), nebula.scratch()

@@ -65,6 +65,6 @@ describe("credentials", function()
   it("that are nowhere are a matter of configuration", function()
     local said = say { AWS_PROFILE = "none" }
     assert.truthy(said:find("^config: no S3 credentials: set S3_ACCESS_KEY_ID"), said)
-    assert.truthy(said:find('write profile "none" into', 1, true), said)
+    assert.truthy(said:find('write profile "none" with aws_access_key_id', 1, true), said)
   end)
 end)

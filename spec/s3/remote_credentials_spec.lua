@@ -91,6 +91,8 @@ describe("a web identity", function()
         .. "<Message>no: the web identity's token</Message></Error></ErrorResponse>" },
     }
     assert.equal("config: STS gave no credentials: status 400 InvalidIdentityToken\n", say(web()))
+    assert.equal("config: AWS_WEB_IDENTITY_TOKEN_FILE is set, but AWS_ROLE_ARN is not: name the role\n",
+      say(web { AWS_ROLE_ARN = "" }))
     assert.truthy(say(web { AWS_WEB_IDENTITY_TOKEN_FILE = "@/none" }):find("@?token file .*/none cannot be read"))
   end)
 end)
