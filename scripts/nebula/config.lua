@@ -284,7 +284,8 @@ function config.describe(current)
   for name in pairs(MORE_S3) do
     local value = current.s3 and current.s3[name]
     if value ~= nil then
-      rows[#rows + 1] = { setting = "s3." .. name, value = nebula.log.redact(tostring(value)), from = "nebula.conf.lua" }
+      local text = nebula.log.redact(tostring(value))
+      rows[#rows + 1] = { setting = "s3." .. name, value = text, from = "nebula.conf.lua" }
     end
   end
   for section, value in pairs(current.file) do

@@ -152,7 +152,8 @@ for name, open in pairs(stores) do
       local many = {}
       for i = 1, 11 do many["tag" .. i] = "x" end
       for _, options in ipairs {
-        { tags = many }, { tags = { [("k"):rep(129)] = "" } }, { tags = { k = ("v"):rep(257) } }, { tags = { [""] = "" } },
+        { tags = many }, { tags = { [("k"):rep(129)] = "" } }, { tags = { k = ("v"):rep(257) } },
+        { tags = { [""] = "" } },
         { metadata = { ["a b"] = "x" } }, { metadata = { a = "x\r\nb: y" } }, { content_type = "x\ny" },
         { if_none_match = ("0"):rep(32) },
       } do

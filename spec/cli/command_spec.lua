@@ -67,7 +67,9 @@ describe("configuration", function()
   end)
 
   it("takes what else nebula.s3.connect knows from nebula.conf.lua", function()
-    local conf = "return { s3 = { bucket = 'from-file', ca_file = 'ca.pem', checksum = 'crc32c', stall_timeout = '1m' } }"
+    local conf = [[return {
+      s3 = { bucket = "from-file", ca_file = "ca.pem", checksum = "crc32c", stall_timeout = "1m" },
+    }]]
     local _, settings = read({}, { ["nebula.conf.lua"] = conf })
     assert.same({ "ca.pem", "crc32c", 60 },
       { settings[2].ca_file, settings[2].checksum, settings[2].stall_timeout })

@@ -19,7 +19,7 @@ local REMEDIES = {
   RequestTimeTooSkewed = "synchronise this machine's clock",
   AccessDenied = "grant s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket",
   ExpiredToken = "renew the session token",
-  UntrustedCertificate = "name the authority of its certificate: AWS_CA_BUNDLE, or s3 = { ca_file = } in nebula.conf.lua",
+  UntrustedCertificate = "name its authority: AWS_CA_BUNDLE, or s3 = { ca_file = ... } in nebula.conf.lua",
 }
 
 -- What each operation says of the rights, in this order; a failure ends the list.
