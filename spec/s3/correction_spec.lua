@@ -20,12 +20,12 @@ describe("a machine's clock that is wrong", function()
 
   for _, skew in ipairs { 1200, -1200 } do
     it(("by %d s is corrected"):format(skew), function()
-      local preload = { nebula.fs.realpath(directory.build .. "/skewed_clock.so") }
-      table.insert(preload, 1, os.getenv "NEBULA_SPEC_PRELOAD") -- the sanitizer's library comes first
+      local first = os.getenv "NEBULA_SPEC_PRELOAD" -- the sanitizer's
+      local preload = (first and first .. ":" or "") .. nebula.fs.realpath(directory.build .. "/skewed_clock.so")
       local ran = host.run {
         args = { "-e", CODE:format(server.endpoint(), server.bucket(), server.access_key_id, server.secret_access_key,
           MANY) },
-        env = { LD_PRELOAD = table.concat(preload, ":"), NEBULA_SPEC_SKEW = tostring(skew) },
+        env = { LD_PRELOAD = preload, NEBULA_SPEC_SKEW = tostring(skew) },
       }
       assert.equal("4\ttrue\n", ran.stdout, ran.stderr)
     end)
