@@ -68,7 +68,8 @@ describe("maintenance", function()
   end)
 
   it("cleans up behind a rebuild that was interrupted, and waits for no lock", function()
-    db:exec "CREATE TABLE rebuilt (a INTEGER); INSERT INTO rebuilt SELECT generate_series(1, 1000)"
+    db:exec "CREATE TABLE rebuilt (a INTEGER) WITH (autovacuum_enabled = off)"
+    db:exec "INSERT INTO rebuilt SELECT generate_series(1, 1000)"
     db:exec "CREATE INDEX rebuilt_a ON rebuilt (a)"
     local _, err = db:transaction(function(tx)
       tx:exec "SELECT FROM rebuilt LIMIT 1"
