@@ -4,6 +4,9 @@ local nebula = require "nebula"
 local postgres = require "spec.support.postgres"
 local pg, task = nebula.pg, nebula.task
 
+local WAITING = [[
+  SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+]]
 local UPDATE, QUICK = "UPDATE locked SET n = n + 1 WHERE id = $1", "SELECT $1::int"
 
 describe("a statement", function()
@@ -54,7 +57,7 @@ describe("a statement", function()
     locked(function()
       local held = db:acquire()
       task.spawn(function() db:exec(UPDATE, 1) end)
-      while other:value "SELECT count(*) FROM pg_locks WHERE NOT granted" == 0 do task.sleep(0.01) end
+      while other:value(WAITING) == 0 do task.sleep(0.01) end
       task.sleep(0.02) -- more than what is short
       local quick = task.spawn(function() return db:value(QUICK, 7) end)
       while db:stats().waiting == 0 do task.yield() end

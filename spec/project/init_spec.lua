@@ -68,16 +68,20 @@ describe("nebula init", function()
 end)
 
 describe("nebula test", function()
-  local project, env, db
+  local server, project, env, db -- a server of its own: others' throwaway databases would count
 
   lazy_setup(function()
     project = nebula.scratch()
     assert(nebula.run { args = { "init", "." }, cwd = project }.status == 0)
-    env = { DATABASE_URL = postgres.database() }
+    server = postgres.server()
+    env = { DATABASE_URL = server:url() }
     db = core.pg.connect { url = env.DATABASE_URL }
   end)
 
-  lazy_teardown(function() db:close() end)
+  lazy_teardown(function()
+    db:close()
+    server:close()
+  end)
 
   local function test(...) return nebula.run { args = { "test", ... }, cwd = project, env = env } end
 
@@ -110,7 +114,7 @@ describe("nebula test", function()
     child.await("the slow spec", 60, function() return child.read_file(project .. "/begun") end, running)
     assert.equal(2, left_over())
     running:kill "INT"
-    assert.equal(130, running:wait(30).status)
+    assert.equal(130, running:wait(60).status)
     assert.equal(0, left_over())
   end)
 
