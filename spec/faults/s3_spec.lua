@@ -52,7 +52,7 @@ end)
 
 describe("errors of the server", function()
   it("at a third of all requests are overcome", function()
-    local bucket = connect { attempts = 12 }
+    local bucket = connect { attempts = 20 }
     local rules = {}
     for _, status in ipairs { 500, 502, 503 } do rules[#rules + 1] = answer(status, { percent = 12 }) end
     proxy:rules(rules)
@@ -108,7 +108,7 @@ describe("errors of the server", function()
 
   it("that ask for more time than the deadline leaves are told at once", function()
     proxy:rules { answer(503, { headers = { "Retry-After: 50" } }) }
-    local err = failure(function() connect { deadline = 5 }:get "slow" end)
+    local err = failure(function() connect { deadline = 40 }:get "slow" end)
     assert.equal("s3", err.kind)
     assert.equal(50, err.retry_after)
     assert.equal(1, seen "/slow")

@@ -89,19 +89,18 @@ describe("pg queries", function()
     end
     local list = {}
     for i = 1, 200 do list[i] = i end
-    local good, bad = 0, 0
-    task.map(list, function(i)
-      if i % 3 == 0 then
-        local _, err = nebula.try(one.value, one, "SELECT 1 / $1::int", 0)
-        assert.equal("22012", err.code)
-        bad = bad + 1
-      else
-        assert.equal(i, one:value("SELECT $1::int", i))
-        good = good + 1
-      end
-    end, { concurrency = 200 })
-    assert.equal(200, good + bad)
-    assert.is_true(one:stats().pipelined > 0)
+    task.deadline(120, function()
+      repeat -- until some have shared the connection, which a busy machine takes for long at first
+        task.map(list, function(i)
+          if i % 3 == 0 then
+            local _, err = nebula.try(one.value, one, "SELECT 1 / $1::int", 0)
+            assert.equal("22012", err.code)
+          else
+            assert.equal(i, one:value("SELECT $1::int", i))
+          end
+        end, { concurrency = 200 })
+      until one:stats().pipelined > 0
+    end)
     one:close()
   end)
 
