@@ -116,9 +116,10 @@ describe("time.date", function()
   end)
 
   it("tells now where no time is given", function()
-    local fields = time.date()
     assert.is_true(math.abs(time.now() - os.time()) <= 60)
-    assert.equal(os.date("!%Y-%m"), ("%04d-%02d"):format(fields.year, fields.month))
+    local before, fields, after = os.date "!%Y-%m", time.date(), os.date "!%Y-%m"
+    local month = ("%04d-%02d"):format(fields.year, fields.month)
+    assert.is_true(month == before or month == after, month)
   end)
 end)
 
