@@ -110,7 +110,7 @@ describe("a migration beside traffic", function()
     child.await("the end of the leftover", 60, function() return logged "dropping the invalid index i" end)
     long:exec "COMMIT"
     assert.equal("a", task:join()[1].name)
-    assert.matches("ending what an interrupted migrator left running: process %d+ %(nebula migrate", lines[#lines - 2])
+    assert.truthy(logged "ending what an interrupted migrator left running: process %d+ %(nebula migrate")
     assert.is_true(db:value "SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass")
   end)
 

@@ -4,6 +4,12 @@ local open = require("spec.repl.prompt").open
 
 local SECONDS = 60
 
+-- What a task prints once there is a directory `go`.
+local BEHIND = "task.spawn(function() while not nebula.system.stat 'go' do task.sleep(0.01) end "
+  .. "print('from ' .. 'behind') end)"
+
+local function go(prompt) child.must { file = "mkdir", args = { prompt.home .. "/go" } } end
+
 describe("the prompt", function()
   it("prints an expression's values, and runs statements over several lines", function()
     local prompt <close> = open()
@@ -78,8 +84,9 @@ describe("the prompt", function()
 
   it("goes on with its tasks while Escape waits for another key", function()
     local prompt <close> = open()
-    prompt:line("task.spawn(function() task.sleep(0.5) print('from ' .. 'behind') end)", "task")
+    prompt:line(BEHIND, "task")
     prompt:type "\27"
+    go(prompt)
     prompt:expect "from behind"
   end)
 
@@ -94,8 +101,10 @@ describe("the prompt", function()
 
   it("shows what a background task prints while a line is typed", function()
     local prompt <close> = open()
-    prompt:line("task.spawn(function() task.sleep(0.5) print('from ' .. 'behind') end)", "task")
+    prompt:line(BEHIND, "task")
     prompt:type "6 *"
+    prompt:expect "6 *"
+    go(prompt)
     prompt:expect "from behind"
     prompt:expect "6 *" -- drawn again below
     prompt:line(" 7", "42")
