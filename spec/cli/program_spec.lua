@@ -110,7 +110,7 @@ describe("the program", function()
     local started = nebula.spawn { args = { "long.lua" }, cwd = here, stderr = "null" }
     assert.equal("begun\n", started:read())
     started:kill("INT")
-    assert.equal(130, started:wait(30).status)
+    assert.equal(130, started:wait(60).status)
   end)
 
   it("runs SQL and prints a table, CSV or JSON", function()

@@ -14,7 +14,7 @@ local function interrupted(code)
   local output = ""
   while not output:find "ready" do output = output .. assert(process:read(), "it ended too early: " .. output) end
   process:kill("INT")
-  local ended = assert(process:wait(20), "it did not end")
+  local ended = assert(process:wait(60), "it did not end")
   assert.equal(130, ended.status)
   assert.equal("ready\nclosed", output .. process:read_all())
 end

@@ -104,7 +104,7 @@ describe("process.spawn", function()
     assert.is_nil(sleeper:wait(0.01))
     local ends = core.task.map({ 1, 2, 3 }, function(i)
       if i == 3 then sleeper:kill "KILL" end
-      return sleeper:wait(20).signal
+      return sleeper:wait(60).signal
     end)
     assert.same({ 9, 9, 9 }, table.move(ends, 1, 3, 1, {}))
   end)

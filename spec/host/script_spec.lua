@@ -15,7 +15,7 @@ local function signalled(code, name)
   local output = ""
   while not output:find "ready" do output = output .. assert(process:read(), "it ended too early") end
   process:kill(name)
-  local ended = assert(process:wait(20), "it did not end")
+  local ended = assert(process:wait(60), "it did not end")
   return ended, output .. process:read_all()
 end
 

@@ -93,10 +93,13 @@ describe("pg statement log", function()
     local list = records("slow_query = '50ms'", [[
       db:value "SELECT 1"
       db:value "SELECT pg_sleep(0.06)"]])
-    assert.equal(1, #list)
-    assert.equal("warn", list[1].level)
-    assert.equal("slow statement", list[1].message)
-    assert.is_true(list[1].duration_ms >= 50)
+    assert.equal("SELECT pg_sleep(0.06)", list[#list].statement)
+    for _, one in ipairs(list) do -- a busy machine may be slow with the other one, too
+      assert.equal("warn", one.level)
+      assert.equal("slow statement", one.message)
+      assert.is_true(one.duration_ms >= 50)
+    end
+    assert.same({}, (records("slow_query = '50s'", "db:value 'SELECT pg_sleep(0.06)'")))
     list = records(nil, "db:value 'SELECT pg_sleep(0.06)'", { DATABASE_SLOW_QUERY_SECONDS = "0.05" })
     assert.equal("slow statement", list[1].message)
   end)

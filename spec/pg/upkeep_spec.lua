@@ -109,11 +109,11 @@ describe("pg pool upkeep", function()
   it("warns once of a connection that is held for long, and says where", function()
     local result = host.run { env = { DATABASE_URL = url, NEBULA_LOG = "json:warn" }, args = { "-e", [[
       local nebula = require "nebula"
-      local db = nebula.pg.connect { url = os.getenv "DATABASE_URL", leak_after = 0.05 }
+      local db = nebula.pg.connect { url = os.getenv "DATABASE_URL", leak_after = 0.3 }
       local short <close> = db:acquire()
       short:close()
       local long <close> = db:acquire()
-      db:transaction(function(tx) tx:exec "SELECT pg_sleep(0.3)" end)]] } }
+      db:transaction(function(tx) tx:exec "SELECT pg_sleep(1)" end)]] } }
     local lines = {}
     for line in result.stderr:gmatch "[^\n]+" do lines[#lines + 1] = nebula.json.decode(line) end
     assert.equal(2, #lines, result.stderr)
@@ -121,6 +121,6 @@ describe("pg pool upkeep", function()
     assert.equal("warn", lines[1].level)
     assert.matches(":5$", lines[1].where)
     assert.matches(":6$", lines[2].where)
-    assert.is_true(lines[1].held_seconds >= 0.05)
+    assert.is_true(lines[1].held_seconds >= 0.3)
   end)
 end)

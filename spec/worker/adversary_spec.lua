@@ -146,8 +146,8 @@ describe("a worker among hostile handlers", function()
     local calls = 0
     work(function()
       calls = calls + 1
-      spin(0.4)
-    end, { lease = 2, concurrency = 8, connections = 1 })
+      spin(0.6)
+    end, { lease = 4, concurrency = 8, connections = 1 })
     assert.equal(8, count "status = 'completed'")
     assert.equal(8, calls)
   end)

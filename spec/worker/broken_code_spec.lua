@@ -75,7 +75,8 @@ describe("nebula worker", function()
   it("loses nothing and does nothing twice where it is killed", function()
     db:exec "CREATE TABLE effects (number INTEGER)"
     local filled = nebula.run {
-      args = { "-e", ([[for i = 1, %d do queue.push("effect", { number = i }) end]]):format(JOBS) },
+      args = { "-e", ([[
+        for i = 1, %d do queue.push("effect", { number = i }, { max_retries = 100 }) end]]):format(JOBS) },
       env = env, cwd = project,
     }
     assert.equal(0, filled.status, filled.stderr)

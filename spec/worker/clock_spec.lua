@@ -30,7 +30,7 @@ describe("a worker whose clock is wrong", function()
     project = program.scratch()
     program.write(project, {
       ["handlers/now.lua"] = "return function() return { wall = require('nebula').time.now() } end",
-      ["handlers/nap.lua"] = "return function() require('nebula').task.sleep(4) end",
+      ["handlers/nap.lua"] = "return function() require('nebula').task.sleep(6) end",
       ["handlers/fail.lua"] = "return function() error 'no' end",
       ["policies/timed.lua"] = POLICY:format(nebula.time.now()),
     })
@@ -45,7 +45,7 @@ describe("a worker whose clock is wrong", function()
     local preload = { os.getenv "NEBULA_SPEC_PRELOAD", SKEWED_CLOCK } -- the sanitizers' first
     if not preload[1] then preload = { SKEWED_CLOCK } end
     return program.spawn {
-      args = { "worker", "--lease", "2s", "--poll", "100ms", "--policy", project .. "/policies/timed.lua" },
+      args = { "worker", "--lease", "4s", "--poll", "100ms", "--policy", project .. "/policies/timed.lua" },
       cwd = project,
       env = { DATABASE_URL = url, NEBULA_LOG = "error", XDG_RUNTIME_DIR = project,
         LD_PRELOAD = table.concat(preload, ":"), NEBULA_SPEC_SKEW = tostring(skew) },

@@ -179,7 +179,7 @@ describe("limits over many processes", function()
     assert.is_true(ratio > 0.4 and ratio < 2.5, "worker-seconds of the long to those of the short: " .. ratio)
     local noted = storage.db:query "SELECT lane, sum(seconds) AS seconds FROM job_lane_usage GROUP BY lane"
     assert.equal(2, #noted)
-    for _, row in ipairs(noted) do assert.is_true(math.abs(row.seconds / used[row.lane] - 1) < 0.2) end
+    for _, row in ipairs(noted) do assert.is_true(math.abs(row.seconds / used[row.lane] - 1) < 0.5) end
   end)
 
   it("let no more begin in any span of time than burst and rate allow, by the database's clock", function()

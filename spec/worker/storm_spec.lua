@@ -11,7 +11,7 @@ local FULL = os.getenv "NEBULA_SPEC_LONG" == "1"
 local JOBS, FOREIGN, WORKERS, KILLS = 4000, 200, 4, 9
 if FULL then JOBS, FOREIGN, WORKERS, KILLS = 100000, 5000, 8, math.maxinteger end -- kills until all is done
 local SWEEP = 10 -- seconds within which a worker looks for vanished ones, with some to spare
-local LONG = FULL and 600 or 60 -- seconds that nothing here should take
+local LONG = FULL and 600 or 180 -- seconds that nothing here should take
 
 -- An engine of its own, in the base schema's columns alone: pushes, claims, works, finishes.
 local FOREIGN_PUSH = [[
