@@ -160,7 +160,8 @@ function bucket:exists(key) end
 ---@param options? {if_match?: string, version?: string, deadline?: number|string}
 function bucket:delete(key, options) end
 
----Deletes objects, a thousand a request. Raises `s3` where some could not be deleted.
+---Deletes objects, a thousand a request. Raises `s3` where some could not be deleted; `detail` has their keys, a
+---line each, a hundred at most.
 ---@param keys string[]
 ---@param options? {deadline?: number|string}
 ---@return integer count

@@ -9,7 +9,12 @@
 #include "s3/lua_call.h"
 #include "s3/sign.h"
 
-enum { DELETE_AT_ONCE = 1000, PRESIGN_SECONDS = 3600, PRESIGN_SECONDS_MOST = 604800 };
+enum {
+  DELETE_AT_ONCE = 1000,
+  TOLD_MOST = 100,
+  PRESIGN_SECONDS = 3600,
+  PRESIGN_SECONDS_MOST = 604800
+};
 
 #define PRESIGN "bucket:presign"
 
@@ -81,6 +86,23 @@ static int page_deleted(lua_State *L, int status, lua_KContext next) {
   return delete_page(L, (lua_Integer)next);
 }
 
+/* "key: code", a line each. */
+static const char *undeleted(lua_State *L, lua_Integer failed) {
+  bytes *lines = lua_touserdata(L, TEXT); /* what was asked for is done with */
+  bytes_clear(lines);
+  for (lua_Integer i = 1; i <= failed && i <= TOLD_MOST; i++) {
+    lua_rawgeti(L, ERRORS, i);
+    lua_getfield(L, -1, "key");
+    lua_getfield(L, -2, "code"); // stack: ..., error, key, code
+    const char *key = lua_tostring(L, -2), *code = lua_tostring(L, -1);
+    bytes_format(lines, "%s%s: %s", i == 1 ? "" : "\n", key == NULL ? "?" : key,
+                 code == NULL ? "no reason given" : code);
+    lua_pop(L, 3);
+  }
+  if (failed > TOLD_MOST) bytes_append_text(lines, "\n...");
+  return bytes_text(lines);
+}
+
 static int many_done(lua_State *L) {
   lua_Integer failed = (lua_Integer)lua_rawlen(L, ERRORS);
   if (failed == 0) {
@@ -92,6 +114,7 @@ static int many_done(lua_State *L) {
   lua_getfield(L, -2, "code"); // stack: ..., first, key, code
   const char *key = lua_tostring(L, -2), *code = lua_tostring(L, -1);
   err_info info = {.kind = ERR_S3, .source = "s3", .code = code};
+  if (failed > 1) info.detail = undeleted(L, failed);
   info.message = lua_pushfstring(
       L, "bucket:delete_many: %I of %I objects could not be deleted, first \"%s\": %s",
       (LUAI_UACINT)failed, (LUAI_UACINT)lua_rawlen(L, KEYS), key == NULL ? "?" : key,

@@ -44,7 +44,15 @@ function transfer.glob(glob)
   return prefix, table.concat(out) .. "$"
 end
 
---- The objects that a key, a glob, or (where `recursive`) a prefix names.
+-- The object of a key; raises `not_found` with what there is none of.
+local function one(blobs, name, what)
+  local info = blobs:head(name)
+  if not info then raise("not_found", "%s %q in %s", what, name, blobs.place) end
+  return { key = name, size = info.size, etag = info.etag, last_modified = info.last_modified }
+end
+
+--- The objects that a key, a glob, or (where `recursive`) a prefix names. A glob that matches none is the
+--- key itself: keys may hold its characters. Raises `not_found` where that is none either.
 ---@param blobs nebula.Blobs
 ---@param name string
 ---@param recursive boolean
@@ -52,11 +60,17 @@ end
 function transfer.objects(blobs, name, recursive)
   if transfer.is_glob(name) then
     local prefix, pattern = transfer.glob(name)
-    local objects = blobs:list { prefix = prefix }
+    local objects, found = blobs:list { prefix = prefix }, false
     return function()
       for object in objects do
-        if object.key and object.key:find(pattern) then return object end
+        if object.key and object.key:find(pattern) then
+          found = true
+          return object
+        end
       end
+      if found then return nil end
+      found = true
+      return one(blobs, name, "no object matches")
     end
   elseif recursive then
     return blobs:list { prefix = name }
@@ -65,9 +79,7 @@ function transfer.objects(blobs, name, recursive)
   return function()
     if done then return nil end
     done = true
-    local info = blobs:head(name)
-    if not info then raise("not_found", "there is no object %q in %s", name, blobs.place) end
-    return { key = name, size = info.size, etag = info.etag, last_modified = info.last_modified }
+    return one(blobs, name, "there is no object")
   end
 end
 

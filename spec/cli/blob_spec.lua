@@ -81,6 +81,21 @@ for name, environment in pairs(STORES) do
       assert.same({ "x/in/deep/three.bin" }, keys())
     end)
 
+    it("takes a glob that matches nothing as a key, and says where that is none either", function()
+      fine("put", "in/one.txt", "a[1].txt")
+      fine("put", "in/two.txt", "a2.txt")
+      fine("get", "a[1].txt", "literal")
+      assert.equal("one", child.read_file(project .. "/literal/a[1].txt"))
+      assert.matches("delete a2.txt\n$", fine("rm", "a[2].txt", "--dry-run"))
+      fine("rm", "a[1].txt", "--yes")
+      assert.same({ "a2.txt" }, keys())
+      for _, words in ipairs { { "get", "b*", "x" }, { "rm", "b*", "--yes" }, { "ls", "b*" }, { "cp", "b*", "c/" } } do
+        local none = blob(table.unpack(words))
+        assert.equal(1, none.status)
+        assert.matches('no object matches "b*" in', none.stderr, 1, true)
+      end
+    end)
+
     it("says what is wrong, and goes on with the rest", function()
       assert.equal(1, blob("get", "nowhere").status)
       assert.equal(1, blob("stat", "nowhere").status)

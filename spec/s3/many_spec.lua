@@ -25,6 +25,28 @@ describe("bucket:delete_many", function()
     assert.same({ "kept" }, left)
   end)
 
+  it("tells which could not be deleted, and deletes the others", function()
+    local keys = { "locked/1", "free/1", "locked/2" }
+    for _, key in ipairs(keys) do bucket:put(key, "x") end
+    local name = bucket:url():match "([^/]+)$"
+    local policy = nebula.json.encode {
+      Version = "2012-10-17",
+      Statement = { { Effect = "Deny", Principal = "*", Action = { "s3:DeleteObject" },
+        Resource = ("arn:aws:s3:::%s/locked/*"):format(name) } },
+    }
+    local signed = nebula.s3.sign { method = "PUT", url = bucket:url() .. "?policy", body = policy,
+      access_key_id = server.access_key_id, secret_access_key = server.secret_access_key }
+    local headers = {}
+    for _, header in ipairs(signed.headers) do headers[header[1]] = header[2] end
+    nebula.http.request { method = "PUT", url = signed.url, headers = headers, body = policy, expect = 204 }
+    local err = failure(bucket.delete_many, bucket, keys)
+    assert.same({ "s3", "AccessDenied" }, { err.kind, err.code })
+    assert.matches("2 of 3 objects could not be deleted", err.message)
+    assert.equal("locked/1: AccessDenied\nlocked/2: AccessDenied", err.detail)
+    assert.same({ true, false, true },
+      { bucket:exists "locked/1", bucket:exists "free/1", bucket:exists "locked/2" })
+  end)
+
   it("has nothing to do for no keys", function() assert.equal(0, bucket:delete_many {}) end)
 
   it("refuses what is no key before it deletes anything", function()

@@ -22,15 +22,15 @@ local function work(plan, opts, label, move)
   local transfer, ui = require "nebula.transfer", require "nebula.ui"
   if opts.dry_run then
     for _, item in ipairs(plan) do
-      local to = item.to and " -> " .. item.to or ""
-      if opts.json then print_json(item) else print(("%s %s%s"):format(label, item.from, to)) end
+      local to = item.to and " -> " .. ui.printable(item.to) or ""
+      if opts.json then print_json(item) else print(("%s %s%s"):format(label, ui.printable(item.from), to)) end
     end
     return 0
   end
   local report = transfer.run(plan, move, {
     concurrency = opts.concurrency, label = label, progress = not opts.json and ui.terminal "stderr",
     on_error = function(item, err)
-      io.stderr:write(("nebula: %s: %s\n"):format(item.from, require("nebula.report").line(err)))
+      io.stderr:write(("nebula: %s: %s\n"):format(ui.printable(item.from), require("nebula.report").line(err)))
     end,
   })
   if opts.json then
