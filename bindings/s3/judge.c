@@ -85,6 +85,7 @@ static const char *remedy_of(const char *code) {
       {"NoSuchBucket",
        "there is no such bucket: create it (blobs:create_bucket()), or correct S3_BUCKET"},
       {"InvalidBucketName", "that is no bucket name this server accepts: correct S3_BUCKET"},
+      {"NotFound", "there is nothing of that name, or no S3 service at that address"},
       {"InvalidAccessKeyId", "the server does not know this access key: check S3_ACCESS_KEY_ID"},
       {"SignatureDoesNotMatch",
        "the secret key is not the one of this access key: check S3_SECRET_ACCESS_KEY"},

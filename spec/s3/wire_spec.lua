@@ -55,6 +55,13 @@ describe("a Bucket", function()
     assert.equal("AES256", service:log()[1].headers["x-amz-server-side-encryption"])
   end)
 
+  it("does not take a web page for the news that an object is stored", function()
+    service:rules { answer(200, { body = "<html></html>" }) }
+    local err = failure(bucket.put, bucket, "x", "y")
+    assert.same({ "s3", "MalformedAnswer" }, { err.kind, err.code })
+    assert.truthy(err.message:find("an S3 service? check S3_ENDPOINT", 1, true), err.message)
+  end)
+
   it("does not take the ETag of what a key service encrypts for an MD5", function()
     local etag = 'ETag: "' .. ("0"):rep(32) .. '"'
     service:rules { answer(200, { body = "y", headers = { etag, "x-amz-server-side-encryption: aws:kms" } }) }
