@@ -89,11 +89,9 @@ for name, environment in pairs(STORES) do
       assert.matches("delete a2.txt\n$", fine("rm", "a[2].txt", "--dry-run"))
       fine("rm", "a[1].txt", "--yes")
       assert.same({ "a2.txt" }, keys())
-      for _, words in ipairs { { "get", "b*", "x" }, { "rm", "b*", "--yes" }, { "ls", "b*" }, { "cp", "b*", "c/" } } do
-        local none = blob(table.unpack(words))
-        assert.equal(1, none.status)
-        assert.matches('no object matches "b*" in', none.stderr, 1, true)
-      end
+      local none = blob("rm", "b*", "--yes")
+      assert.equal(1, none.status)
+      assert.matches('no object matches "b*" in', none.stderr, 1, true)
     end)
 
     it("says what is wrong, and goes on with the rest", function()
