@@ -13,7 +13,7 @@ end
 describe("a generator shared by tasks", function()
   it("is refused by name to the second while the first waits in it", function()
     local iterator = task.generator(function()
-      task.sleep(0.003)
+      task.sleep(0.1)
       coroutine.yield "mine"
     end)
     local first = task.spawn(iterator)

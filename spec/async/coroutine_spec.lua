@@ -86,7 +86,7 @@ describe("a generator that waits", function()
 
   it("cannot be resumed by another task while it waits", function()
     local co = coroutine.create(function()
-      task.sleep(0.005)
+      task.sleep(0.1)
       return "mine"
     end)
     local owner = task.spawn(coroutine.resume, co)

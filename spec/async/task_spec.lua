@@ -113,11 +113,11 @@ describe("task", function()
 
   it("sleeps in order of time, not of start", function()
     local order = {}
-    task.map({ 0.03, 0.01, 0.02 }, function(seconds)
+    task.map({ 0.3, 0.1, 0.2 }, function(seconds)
       task.sleep(seconds)
       order[#order + 1] = seconds
     end)
-    assert.same({ 0.01, 0.02, 0.03 }, order)
+    assert.same({ 0.1, 0.2, 0.3 }, order)
   end)
 
   it("takes durations as text and refuses nonsense", function()
