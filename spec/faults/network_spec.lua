@@ -69,7 +69,7 @@ describe("pg behind a bad network", function()
   end)
 
   it("gives a connection up that answers nothing past a deadline, so that another one serves", function()
-    local db <close> = connect { max_connections = 1, connection_timeout = 20 }
+    local db <close> = connect { max_connections = 1, connection_timeout = 60 }
     for i = 1, 3 do db:value("SELECT $1::int", i) end
     between:set("down", { stall = true })
     task.map({ 1, 2, 3 }, function(i) -- one behind the other

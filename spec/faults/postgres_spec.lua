@@ -102,7 +102,7 @@ describe("pg under faults", function()
         server:stop(round % 3 == 0 and "immediate" or "fast")
         task.sleep(round % 2 == 0 and 1.5 or 0) -- long enough for the pauses to have grown
         server:start()
-        assert.equal(round, task.deadline(LONG and 1 or 20, function() return db:value("SELECT $1::int", round) end))
+        assert.equal(round, task.deadline(LONG and 1 or 60, function() return db:value("SELECT $1::int", round) end))
       end
       stopping = true
     end)
@@ -238,7 +238,7 @@ describe("pg under faults", function()
       taken[i] = pg.connect { url = full:url(), max_connections = 1, idle_timeout = 600 }
       taken[i]:value "SELECT 1"
     end
-    local db <close> = pg.connect { url = full:url(), max_connections = 4, connection_timeout = 30 }
+    local db <close> = pg.connect { url = full:url(), max_connections = 4, connection_timeout = 120 }
     local began = nebula.time.monotonic()
     local asking = task.spawn(function() return db:value "SELECT 1" end)
     local seconds = LONG and 20 or 2
@@ -251,6 +251,6 @@ describe("pg under faults", function()
     local _, err = nebula.try(impatient.value, impatient, "SELECT 1")
     assert.equal("pool", err.kind, tostring(err))
     for i = 1, 4 do taken[i]:close() end
-    assert.equal(1, task.deadline(LONG and 1.5 or 20, function() return asking:join() end))
+    assert.equal(1, task.deadline(LONG and 1.5 or 60, function() return asking:join() end))
   end)
 end)

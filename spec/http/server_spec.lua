@@ -19,7 +19,7 @@ describe("nebula.httpd", function()
       for _ = 1, count or 1 do fn(server:accept()) end
     end)
     options.url = url .. (options.url or "/")
-    options.deadline = 30
+    options.deadline = 60
     local answer = nebula.http.request(options)
     task:join()
     return answer
@@ -46,7 +46,7 @@ describe("nebula.httpd", function()
     local paths = {}
     for i = 1, 20 do paths[i] = "/" .. i end
     local bodies = nebula.task.map(paths, function(path)
-      return nebula.http.request({ url = url .. path, deadline = 30 }).body
+      return nebula.http.request({ url = url .. path, deadline = 60 }).body
     end, { concurrency = 20 })
     task:join()
     bodies.n = nil
@@ -58,7 +58,7 @@ describe("nebula.httpd", function()
     assert.equal(500, answer.status)
     local held
     local task = nebula.task.spawn(function() held = server:accept() end)
-    local client = nebula.task.spawn(nebula.http.request, { url = url, deadline = 30 })
+    local client = nebula.task.spawn(nebula.http.request, { url = url, deadline = 60 })
     task:join()
     server:close()
     assert.equal(503, client:join().status)
@@ -67,7 +67,7 @@ describe("nebula.httpd", function()
   end)
 
   it("refuses a body that is too long, headers that are none, an address that is taken", function()
-    assert.equal(413, nebula.http.request({ url = url, body = ("x"):rep(2000), deadline = 30 }).status)
+    assert.equal(413, nebula.http.request({ url = url, body = ("x"):rep(2000), deadline = 60 }).status)
     local _, err
     answered(function(request)
       err = select(2, nebula.try(request.answer, request, { headers = { ["a\nb"] = "c" } }))

@@ -77,7 +77,7 @@ describe("nebula worker --metrics", function()
       port = log:match "metrics are served.-port=(%d+)"
     end
     local function get(path, method)
-      return nebula.http.request { url = "http://127.0.0.1:" .. port .. path, deadline = 30, method = method }
+      return nebula.http.request { url = "http://127.0.0.1:" .. port .. path, deadline = 60, method = method }
     end
     local text
     local function tells(outcome) return text:find('nebula_jobs_total{outcome="' .. outcome .. '"} 1\n', 1, true) end

@@ -234,7 +234,7 @@ describe("a claim by lanes", function()
     storage.db:exec "UPDATE workflow_jobs SET lane = 'old', lane_by = 'payload.other'"
     storage.db:transaction(function(tx)
       tx:exec "SELECT FROM workflow_jobs FOR UPDATE"
-      assert.same({}, core.task.deadline(30, storage.claim_jobs, storage, "w", 1))
+      assert.same({}, core.task.deadline(60, storage.claim_jobs, storage, "w", 1))
     end)
     assert.same({ a = 1 }, tenants_of(storage:claim_jobs("w", 1)))
   end)

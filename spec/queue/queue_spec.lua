@@ -61,7 +61,7 @@ describe("the queue", function()
       one:run_migrations { log = function() end }
       one.db:transaction(function(tx)
         one:push_job({ payload = { handler = "a" } }, tx) -- the first of this object
-        nebula.task.deadline(20, other.push_job, other, { payload = { handler = "a" } })
+        nebula.task.deadline(60, other.push_job, other, { payload = { handler = "a" } })
       end)
       assert.equal(2, one.db:value [[
         SELECT count(*) FROM workflow_jobs j JOIN workflows w ON w.id = j.workflow_id AND w.name = 'nebula.adhoc'
