@@ -75,6 +75,7 @@ describe("pg statement counts", function()
   it("warn once of a server that has no room for the pool", function()
     local small <close> = postgres.server { max_connections = "12", superuser_reserved_connections = "2" }
     local watch <close> = pg.connect { url = small:url(), max_connections = 1 } -- a superuser's: its room is apart
+    -- Each task keeps a connection until as many are open, or one was refused.
     local function warnings(most, tasks)
       while watch:value [[SELECT count(*) FROM pg_stat_activity
         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()]] > 0 do
@@ -86,7 +87,11 @@ describe("pg statement counts", function()
           local own <close> = nebula.pg.connect { url = os.getenv "DATABASE_URL", max_connections = %d }
           local list = {}
           for i = 1, %d do list[i] = i end
-          task.map(list, function() own:value "SELECT pg_sleep(0.2)" end) ]]):format(most, tasks) },
+          task.map(list, function()
+            local held <close> = own:acquire()
+            while own:stats().connections < %d and own:stats().failed == 0 do task.sleep(0.01) end
+            held:value "SELECT 1"
+          end) ]]):format(most, tasks, tasks) },
       }
       assert.equal(0, result.status, result.stderr)
       local found = {}
