@@ -5,7 +5,7 @@ local directory = require "spec.support.directory"
 
 local pooler = {}
 
-local READY_SECONDS = 60
+local READY_SECONDS = 120
 
 ---@class spec.Pooler
 ---@field url string of the database behind it

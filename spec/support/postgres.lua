@@ -13,7 +13,7 @@ local BIN = os.getenv "NEBULA_SPEC_POSTGRES_BIN" or "/usr/lib/postgresql/15/bin"
 local CLIENTS = "/usr/lib/postgresql/15/bin"
 local USER = child.is_root and "postgres" or nil
 local SHARED = "NEBULA_SPEC_POSTGRES" -- the environment variable: the shared server's directory
-local READY_SECONDS = 60
+local READY_SECONDS = 120
 
 local SETTINGS = {
   listen_addresses = "",
@@ -44,7 +44,7 @@ local function create_database(where, name)
   child.must {
     file = CLIENTS .. "/psql", cwd = "/",
     args = { "-X", "-q", "-h", where, "-U", "nebula", "-d", "postgres",
-      "-c", 'CREATE DATABASE "' .. name:gsub('"', '""') .. '"' },
+      "-c", ('CREATE DATABASE "%s" TEMPLATE template0'):format((name:gsub('"', '""'))) }, -- nobody is connected there
   }
   return url_of(where, name)
 end

@@ -16,7 +16,7 @@ local s3 = require "spec.support.s3"
 local PROGRAM = directory.build .. "/nebula"
 local BUSTED = "/usr/bin/busted"
 local FILE_SECONDS = tonumber(os.getenv "NEBULA_SPEC_SECONDS") or 600
-local ENDING_SECONDS = 30
+local ENDING_SECONDS = 120
 
 local function find_specs(path, found)
   local mode = lfs.attributes(path, "mode")

@@ -15,7 +15,7 @@ s3.secret_access_key = "nebula/spec+secret/key000000000000000000" -- with charac
 s3.dns_name = "s3.nebula.test"
 
 local SHARED = "NEBULA_SPEC_S3_" -- the environment variables: ENDPOINT, TLS_ENDPOINT, CA_FILE
-local READY_SECONDS = 60
+local READY_SECONDS = 120
 local ATTEMPTS = 3 -- a port that was free may be taken a moment later
 
 local CONFIGURATION = [[

@@ -158,15 +158,17 @@ describe("admin tasks", function()
     local said = {}
     local throttle = require("nebula.throttle").new { label = "task x", max_lag = 5, max_active = 0,
       log = function(line) said[#said + 1] = line end }
-    local session <close> = storage.db:acquire()
+    local server <close> = postgres.server() -- where nobody else is at work
+    local db <close> = nebula.pg.connect { url = server:url(), max_connections = 3 }
+    local session <close> = db:acquire()
     local pid = session:value "SELECT pg_backend_pid()"
     local busy = nebula.task.spawn(function() nebula.try(session.exec, session, "SELECT pg_sleep(600)") end)
     child.await("a busy server", 90, function()
-      return storage.db:value("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1", pid)
+      return db:value("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1", pid)
     end)
-    local resting = nebula.task.spawn(throttle.rest, throttle, storage.db, 0)
+    local resting = nebula.task.spawn(throttle.rest, throttle, db, 0)
     child.await("the throttle's word", 90, function() return #said > 0 end)
-    storage.db:value("SELECT pg_cancel_backend($1)", pid)
+    db:value("SELECT pg_cancel_backend($1)", pid)
     busy:join()
     resting:join()
     assert.equal(1, #said)
