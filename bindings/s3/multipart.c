@@ -90,12 +90,12 @@ static void keep_answer(s3_upload *self, const s3_call *call) {
 static void on_put(s3_call *call, void *data) {
   s3_upload *self = data;
   s3_failure failure = *s3_call_failure(call);
-  /* A web page answers like this, too; a DAV server, which knows no ETag, with another status. */
-  if (failure.kind == S3_WELL && s3_call_status(call) == 200 &&
+  /* A web page. S3 answers without a body, a DAV server with another status. */
+  if (failure.kind == S3_WELL && s3_call_status(call) == 200 && s3_call_body(call)->length > 0 &&
       s3_call_header(call, "etag") == NULL)
     s3_failure_set(&failure, S3_REFUSED, "MalformedAnswer",
-                   "S3 put \"%.100s\": the answer has no ETag: is %.200s an S3 service? check "
-                   "S3_ENDPOINT",
+                   "S3 put \"%.100s\": the answer is a page without an ETag: is %.200s an S3 "
+                   "service? check S3_ENDPOINT",
                    self->key, self->client->config.endpoint);
   keep_answer(self, call);
   upload_drop_call(self);
