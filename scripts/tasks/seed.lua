@@ -1,7 +1,8 @@
 -- tasks/seed.lua: nebula task seed --executions 100000 [--days 30] [--seed 1]
 --
 -- Realistic rows for trying things out. The same options give the same rows with the same ids, and a
--- run over rows that are there adds none: every number is drawn from the seed and the row's number.
+-- run over rows that are there adds none: every number is drawn from the seed and the row's number. Rows
+-- lie in the tables in the order in which their executions began, as those do that came one by one.
 local nebula = require "nebula"
 local raise = require "nebula.raise"
 
@@ -15,9 +16,9 @@ local WORKFLOWS = [[
   ON CONFLICT DO NOTHING
 ]]
 
--- $1 seed, $2 workflows, $3 the newest time, $4 days, $5 share that failed, $6 and $7 the rows' numbers.
--- Of the draws: u when it began (later is likelier), v its workflow (the first ones are busier), w its
--- end, x how long it took.
+-- $1 seed, $2 workflows, $3 the newest time, $4 days, $5 share that failed, $6 and $7 the rows' numbers
+-- of $8. Of the draws: u when it began (in the order of the numbers; later is likelier), v its workflow (the
+-- first ones are busier), w its end, x how long it took.
 local EXECUTIONS = [[
   WITH drawn AS (
     SELECT n, h, u, x, w,
@@ -25,7 +26,7 @@ local EXECUTIONS = [[
     FROM generate_series($6::int, $7::int) AS n
     CROSS JOIN LATERAL (SELECT md5($1 || 'execution' || n) AS h) digest
     CROSS JOIN LATERAL (SELECT
-      ('x' || substr(h, 1, 7))::bit(28)::int / 268435456.0 AS u,
+      (n - 1 + ('x' || substr(h, 1, 7))::bit(28)::int / 268435456.0) / $8::int AS u,
       ('x' || substr(h, 8, 7))::bit(28)::int / 268435456.0 AS v,
       ('x' || substr(h, 15, 7))::bit(28)::int / 268435456.0 AS w,
       ('x' || substr(h, 22, 7))::bit(28)::int / 268435456.0 AS x) draws
@@ -111,7 +112,8 @@ return {
       end
     end
     pages(opts.executions, "executions", function(first, last)
-      return ctx.db:value(EXECUTIONS, seed, opts.workflows, newest, opts.days, opts.failures, first, last)
+      return ctx.db:value(EXECUTIONS, seed, opts.workflows, newest, opts.days, opts.failures, first, last,
+        opts.executions)
     end)
     pages(opts.pending, "pending", function(first, last) return ctx.db:exec(PENDING, seed, newest, first, last) end)
     return done
