@@ -13,17 +13,17 @@ struct compress_stream {
   z_stream gzip;
 };
 
-compress_stream *compress_new(compress_kind kind) {
+compress_stream *compress_new(compress_kind kind, int level) {
   compress_stream *self = calloc(1, sizeof *self);
   if (self == NULL) return NULL;
   bool well = false;
   if (kind == COMPRESS_ZSTD) {
     self->zstd = ZSTD_createCCtx();
     well = self->zstd != NULL &&
-           !ZSTD_isError(ZSTD_CCtx_setParameter(self->zstd, ZSTD_c_checksumFlag, 1));
+           !ZSTD_isError(ZSTD_CCtx_setParameter(self->zstd, ZSTD_c_checksumFlag, 1)) &&
+           !ZSTD_isError(ZSTD_CCtx_setParameter(self->zstd, ZSTD_c_compressionLevel, level));
   } else {
-    well = deflateInit2(&self->gzip, Z_DEFAULT_COMPRESSION, Z_DEFLATED, GZIP_WINDOW, 8,
-                        Z_DEFAULT_STRATEGY) == Z_OK;
+    well = deflateInit2(&self->gzip, level, Z_DEFLATED, GZIP_WINDOW, 8, Z_DEFAULT_STRATEGY) == Z_OK;
   }
   if (well) return self;
   ZSTD_freeCCtx(self->zstd);

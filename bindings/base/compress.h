@@ -14,8 +14,16 @@ typedef enum compress_kind { COMPRESS_ZSTD, COMPRESS_GZIP } compress_kind;
 
 enum { COMPRESS_AT_ONCE = 256 * 1024 };
 
+/* Levels, from 1 on; those of zstd above 19 take hundreds of MiB. */
+enum {
+  COMPRESS_ZSTD_USUAL = 3,
+  COMPRESS_ZSTD_MOST = 19,
+  COMPRESS_GZIP_USUAL = 6,
+  COMPRESS_GZIP_MOST = 9,
+};
+
 /* NULL on a lack of memory. */
-compress_stream *compress_new(compress_kind kind);
+compress_stream *compress_new(compress_kind kind, int level);
 
 /* Appends what the bytes become to *out; with `last`, ends the stream. False on a lack of memory.
  */

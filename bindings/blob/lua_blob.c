@@ -407,17 +407,6 @@ _Noreturn void blob_raise(lua_State *L, const char *call, const blob_key *key, c
   err_raise(L, &info);
 }
 
-bool blob_read_kind(lua_State *L, int index, const char *call, const char *name,
-                    compress_kind *out) {
-  const char *kind = NULL;
-  if (!opt_string(L, index, call, name, &kind, NULL)) return false;
-  *out = strcmp(kind, "zstd") == 0 ? COMPRESS_ZSTD : COMPRESS_GZIP;
-  if (*out == COMPRESS_GZIP && strcmp(kind, "gzip") != 0)
-    err_raisef(L, ERR_VALIDATION, "blob", "%s: %s must be \"zstd\" or \"gzip\", got \"%s\"", call,
-               name, kind);
-  return true;
-}
-
 /* ---- what came back ---- */
 
 static void set_common(lua_State *L, const blob_info *info) {

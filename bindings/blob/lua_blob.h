@@ -7,7 +7,6 @@
 
 #include <lua.h>
 #include "base/bytes.h"
-#include "base/compress.h"
 #include "base/lua_work.h"
 #include "blob/blob_object.h"
 #include "blob/blob_path.h"
@@ -72,9 +71,6 @@ int blob_return_told(lua_State *L, int index, const char *call, uint64_t size);
 void blob_read_conditions(lua_State *L, int index, const char *call, blob_wish *out);
 void blob_read_put_conditions(lua_State *L, int index, const char *call, blob_wish *out);
 void blob_read_pairs(lua_State *L, int index, const char *call, blob_wish *out);
-/* Reads "zstd" or "gzip"; false where the option is absent. Raises. */
-bool blob_read_kind(lua_State *L, int index, const char *call, const char *name,
-                    compress_kind *out);
 
 void blob_wish_free(blob_wish *self);
 

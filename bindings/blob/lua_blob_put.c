@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <lauxlib.h>
+#include "base/lua_compress.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 #include "blob/lua_blob.h"
@@ -22,7 +23,7 @@ static const char WRITER_TYPE[] = "nebula.blob.writer";
       "sse_kms_key_id", "storage_class", "tags"
 
 static const char *const NAMES[] = {PUT_OPTIONS, "progress", NULL};
-static const char *const WRITER_NAMES[] = {PUT_OPTIONS, "compress", NULL};
+static const char *const WRITER_NAMES[] = {PUT_OPTIONS, COMPRESS_OPTIONS, NULL};
 
 /* ---- put of text or a file: one job, then its commit ---- */
 
@@ -328,10 +329,8 @@ static int store_writer(lua_State *L) {
   lua_settop(L, 3);
   opt_check(L, 3, CALL, WRITER_NAMES);
   stream *self = push_writer(L, 3, CALL);
-  compress_kind kind;
-  if (!blob_read_kind(L, 3, CALL, "compress", &kind)) return 1;
-  self->compress = compress_new(kind);
-  return self->compress != NULL ? 1 : luaL_error(L, "not enough memory");
+  self->compress = lua_compress_open(L, 3, CALL, "blob");
+  return 1;
 }
 
 /* ---- put of a reader: its pieces, one after the other, into a writer ---- */

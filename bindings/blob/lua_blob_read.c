@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <lauxlib.h>
-#include "base/decompress.h"
+#include "base/lua_compress.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 #include "blob/lua_blob.h"
@@ -129,11 +129,7 @@ static int store_reader(lua_State *L) {
   read_job *job = push_job(L, &OPEN, self, OPTIONS + 1);
   job->store = blob_store_hold(store);
   blob_read_conditions(L, OPTIONS, OPEN.call, &job->wish);
-  compress_kind kind;
-  if (blob_read_kind(L, OPTIONS, OPEN.call, "decompress", &kind)) {
-    self->decompress = decompress_new(kind);
-    if (self->decompress == NULL) return luaL_error(L, "not enough memory");
-  }
+  self->decompress = lua_decompress_open(L, OPTIONS, OPEN.call, "blob");
   return lua_work_wait(L, -1, open_done);
 }
 

@@ -145,7 +145,7 @@ function reader:close() end
 local writer = {}
 
 ---@param key string
----@param options? nebula.blob.put_options|{compress?: "zstd"|"gzip"}
+---@param options? nebula.blob.put_options|{compress?: "zstd"|"gzip", level?: integer} zstd 1 to 19 (3), gzip 1 to 9 (6)
 ---@return nebula.blob.Writer writer as a `<close>` variable it aborts unless it was finished
 function store:writer(key, options) end
 

@@ -243,7 +243,7 @@ local writer = {}
 
 ---A stream into an object, which appears when it is finished. Closed unfinished, it is aborted.
 ---@param key string
----@param options? nebula.s3.put_options|{compress?: "zstd"|"gzip"}
+---@param options? nebula.s3.put_options|{compress?: "zstd"|"gzip", level?: integer} zstd 1 to 19 (3), gzip 1 to 9 (6)
 ---@return nebula.s3.Writer
 function bucket:writer(key, options) end
 

@@ -3,7 +3,7 @@
 #include <string.h>
 #include "base/lua_error.h"
 #include "base/lua_options.h"
-#include "base/decompress.h"
+#include "base/lua_compress.h"
 #include "s3/lua_call.h"
 #include "s3/reader.h"
 
@@ -71,17 +71,6 @@ static int open_step(lua_State *L, int status, lua_KContext context) {
   return 1;
 }
 
-static void read_decompress(lua_State *L, lua_reader *self) {
-  const char *name = NULL;
-  if (!opt_string(L, 3, self->call, "decompress", &name, NULL)) return;
-  bool zstd = strcmp(name, "zstd") == 0;
-  if (!zstd && strcmp(name, "gzip") != 0)
-    err_raisef(L, ERR_VALIDATION, "s3", "%s: decompress must be \"zstd\" or \"gzip\", got \"%s\"",
-               self->call, name);
-  self->decompress = decompress_new(zstd ? COMPRESS_ZSTD : COMPRESS_GZIP);
-  if (self->decompress == NULL) luaL_error(L, "not enough memory");
-}
-
 static int bucket_reader(lua_State *L) {
   static const char *const NAMES[] = {S3_CONDITION_OPTIONS, "version", "decompress", "deadline",
                                       NULL};
@@ -100,7 +89,7 @@ static int bucket_reader(lua_State *L) {
   if (opt_string(L, 3, WHAT, "version", &version, NULL))
     lua_s3_add(L, &self->query, "versionId", version);
   opt_duration(L, 3, WHAT, "deadline", &options.deadline);
-  read_decompress(L, self);
+  self->decompress = lua_decompress_open(L, 3, self->call, "s3");
   options.headers = &self->headers;
   options.query = &self->query;
   options.data = self;

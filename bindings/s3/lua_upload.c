@@ -3,6 +3,7 @@
 
 #include <lauxlib.h>
 #include <string.h>
+#include "base/lua_compress.h"
 #include "base/lua_error.h"
 #include "base/lua_options.h"
 
@@ -193,24 +194,13 @@ static int writer_finish(lua_State *L) {
   return finish_step(L, LUA_OK, 0);
 }
 
-static void read_compress(lua_State *L, int options, lua_s3_upload *self) {
-  const char *name = NULL;
-  if (!opt_string(L, options, self->call, "compress", &name, NULL)) return;
-  bool zstd = strcmp(name, "zstd") == 0;
-  if (!zstd && strcmp(name, "gzip") != 0)
-    err_raisef(L, ERR_VALIDATION, "s3", "%s: compress must be \"zstd\" or \"gzip\", got \"%s\"",
-               self->call, name);
-  self->compress = compress_new(zstd ? COMPRESS_ZSTD : COMPRESS_GZIP);
-  if (self->compress == NULL) luaL_error(L, "not enough memory");
-}
-
 int lua_s3_bucket_writer(lua_State *L) {
-  static const char *const NAMES[] = {S3_UPLOAD_OPTIONS, "compress", NULL};
+  static const char *const NAMES[] = {S3_UPLOAD_OPTIONS, COMPRESS_OPTIONS, NULL};
   static const char WHAT[] = "bucket:writer";
   lua_settop(L, 3);
   opt_check(L, 3, WHAT, NAMES);
   lua_s3_upload *self = lua_s3_upload_new(L, WHAT, 1, 2, 3);
-  read_compress(L, 3, self);
+  self->compress = lua_compress_open(L, 3, WHAT, "s3");
   return 1;
 }
 

@@ -55,7 +55,7 @@ return {
     status = { type = "list", choices = archive.FINISHED, default = archive.FINISHED, help = "which executions" },
     workflow = { type = "list", default = {}, help = "only these workflows, by name" },
     prefix = { default = "archive/executions/", help = "what the keys begin with" },
-    per_object = { default = 200000, min = 1, max = 1000000, help = "executions in one object" },
+    per_object = { default = 500000, min = 1, max = 1000000, help = "executions in one object" },
   },
 
   preview = function(ctx, opts) return { would_archive = count(ctx, which(ctx, opts)) } end,

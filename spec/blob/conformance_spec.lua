@@ -296,6 +296,30 @@ for name, open in pairs(stores) do
       end
     end)
 
+    it("compresses at a level", function()
+      local text = {}
+      for i = 1, 20000 do text[i] = ("%d %x"):format(i, i * 7919 % 65521) end
+      text = table.concat(text, " ")
+      for kind, most in pairs { zstd = 19, gzip = 9 } do
+        local function size(level)
+          local writer <close> = store:writer("level", { compress = kind, level = level })
+          writer:write(text)
+          return writer:finish().size
+        end
+        assert.is_true(size(most) < size(1))
+        local usual = size(nil)
+        assert.equal(usual, size(kind == "zstd" and 3 or 6))
+        local reader <close> = store:reader("level", { decompress = kind })
+        local whole = {}
+        for piece in reader do whole[#whole + 1] = piece end
+        assert.is_true(table.concat(whole) == text)
+        for _, level in ipairs { 0, most + 1, 1.5, "x" } do
+          assert.equal("validation", failure(store.writer, store, "level", { compress = kind, level = level }).kind)
+        end
+      end
+      assert.matches("level is of compress", failure(store.writer, store, "level", { level = 3 }).message, 1, true)
+    end)
+
     it("lists uploads that are under way, and aborts them", function()
       local large = ("x"):rep(6 << 20)
       local writer <close> = store:writer "uploads/ü"
