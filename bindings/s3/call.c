@@ -33,7 +33,7 @@ struct s3_call {
   loop_timer *timer;       /* the wait before an attempt, or before telling a failure */
   uint64_t deadline;       /* uv_hrtime; 0: none */
   int64_t sent_at, skew;   /* of the attempt under way, as it was signed */
-  unsigned region_changes; /* that the attempt under way knew of */
+  unsigned region_changes; /* that the URL knows of */
   retry_state retries;
   size_t received; /* bytes of a good answer's body */
   bool over_limit;
@@ -214,7 +214,8 @@ static bool move(s3_call *self, const char *region) {
   bool was_old = self->region_changes != client->region_changes;
   if (self->request.bucket != NULL || (!is_news && !was_old)) return false;
   self->relocated = true;
-  if (is_news && !s3_client_set_region(client, region)) return false;
+  /* A 400 is about the signature alone: what names no other endpoint stays where it is. */
+  if (is_news && !s3_client_set_region(client, region, s3_call_status(self) != 400)) return false;
   bytes_clear(&self->url);
   return s3_url_append(&self->url, client, NULL, self->key, self->request.key_length);
 }
@@ -240,17 +241,18 @@ static bool correct(s3_call *self, const s3_verdict *verdict) {
 static bool probe(s3_call *self, const s3_verdict *verdict) {
   const s3_failure *failure = &verdict->failure;
   bool is_head = strcmp(self->request.method, "HEAD") == 0 && self->key != NULL;
-  bool was_probing = self->probing;
-  if (failure->kind == S3_WELL || failure->kind == S3_CONFLICT ||
-      strcmp(failure->code, "NoSuchKey") == 0)
+  bool is_ours = self->request.bucket == NULL, was_probing = self->probing;
+  if (is_ours && (failure->kind == S3_WELL || failure->kind == S3_CONFLICT ||
+                  strcmp(failure->code, "NoSuchKey") == 0))
     self->client->bucket_seen = true;
   bool refused = failure->status == 400 || failure->status == 403;
   bool untold = failure->kind == S3_ABSENT
-                    ? !self->client->bucket_seen
+                    ? !(is_ours && self->client->bucket_seen)
                     : refused && !verdict->skewed && verdict->region[0] == '\0';
   self->probing = is_head && untold && !was_probing && !self->probed;
-  self->probed |= self->probing && refused;
-  return self->probing || (was_probing && failure->kind == S3_WELL); /* it has appeared since */
+  self->probed |= self->probing;
+  bool appeared = failure->kind == S3_WELL || failure->kind == S3_INVALID; /* an empty one */
+  return self->probing || (was_probing && appeared);
 }
 
 static void look_for_damage(s3_call *self, s3_verdict *verdict) {
@@ -326,14 +328,23 @@ static void on_transfer(http_transfer *transfer, void *data) {
   finish(self);
 }
 
+/* Another call may have learnt of another region since the URL was made. */
+static bool renew_url(s3_call *self) {
+  bool same = self->region_changes == self->client->region_changes;
+  self->region_changes = self->client->region_changes;
+  if (same || self->relocated || self->request.bucket != NULL) return true;
+  bytes_clear(&self->url);
+  return s3_url_append(&self->url, self->client, NULL, self->key, self->request.key_length);
+}
+
 static bool sign_attempt(s3_call *self, const s3_identity *identity, sign_result *signature) {
+  if (!renew_url(self)) return false;
   const s3_config *config = &self->client->config;
   bytes url = {0};
   bytes_append(&url, self->url.data, self->url.length);
   append_query(&url, &self->query);
   self->skew = self->client->skew;
   self->sent_at = (int64_t)time(NULL) + self->skew;
-  self->region_changes = self->client->region_changes;
   sign_request request = {
       .method = method_of(self),
       .url = bytes_text(&url),
@@ -476,6 +487,7 @@ static bool take_request(s3_call *self, const s3_call_request *request) {
     return false;
   if (request->digests != NULL && !take_digests(self, request->digests)) return false;
   self->request.digests = NULL;
+  self->region_changes = self->client->region_changes;
   return s3_url_append(&self->url, self->client, request->bucket, self->key, request->key_length);
 }
 

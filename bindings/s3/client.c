@@ -96,9 +96,11 @@ static char *renamed(const char *endpoint, const char *from, const char *to) {
   return bytes_detach(&out);
 }
 
-bool s3_client_set_region(s3_client *self, const char *region) {
+bool s3_client_set_region(s3_client *self, const char *region, bool elsewhere) {
+  const char *now = self->config.endpoint;
+  bool moves = elsewhere || strstr(now, ".amazonaws.com") != NULL;
   char *own = strdup(region);
-  char *endpoint = renamed(self->config.endpoint, self->config.region, region);
+  char *endpoint = moves ? renamed(now, self->config.region, region) : strdup(now);
   if (own == NULL || endpoint == NULL) {
     free(own);
     free(endpoint);

@@ -51,9 +51,9 @@ s3_client *s3_client_new(http_client *http, const s3_config *config);
 s3_client *s3_client_hold(s3_client *self);
 void s3_client_release(s3_client *self);
 
-/* The bucket has turned out to be in another region: where the endpoint's host names the old one,
- * it names the new one then. False on a lack of memory. */
-bool s3_client_set_region(s3_client *self, const char *region);
+/* The bucket has turned out to be in another region, and `elsewhere`, as it always is at AWS: where
+ * the endpoint's host names the old one, it names the new one then. False on a lack of memory. */
+bool s3_client_set_region(s3_client *self, const char *region, bool elsewhere);
 
 /* Why the configuration cannot work, or NULL; points into static text or *buffer. */
 const char *s3_config_problem(const s3_config *config, char *buffer, size_t size);

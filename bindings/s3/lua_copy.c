@@ -66,12 +66,14 @@ static int begin_parts(lua_State *L, uint64_t size) {
   return copy_parts(L, LUA_OK, 0);
 }
 
-/* Raises what is wrong with a request: of the source, where that is what is missing. */
+/* Raises what is wrong with a request: of the source, where that is what is missing. Which of two
+ * buckets it is the server does not say: not ours, where we have seen that. */
 static void check_answer(lua_State *L, const lua_s3_call *self) {
   const s3_failure *failure = s3_call_failure(self->call);
   const char *bucket = lua_s3_client(L, BUCKET)->config.bucket;
   bool other = opt_string(L, OPTIONS, WHAT, "from_bucket", &bucket, NULL);
-  bool no_bucket = other && strcmp(failure->code, "NoSuchBucket") == 0;
+  bool seen = lua_s3_client(L, BUCKET)->bucket_seen;
+  bool no_bucket = other && seen && strcmp(failure->code, "NoSuchBucket") == 0;
   if (failure->kind == S3_ABSENT || no_bucket) {
     s3_failure absent = {0};
     s3_failure_set(&absent, failure->kind, failure->code,

@@ -114,7 +114,7 @@ static int many_done(lua_State *L) {
   lua_getfield(L, -2, "code"); // stack: ..., first, key, code
   const char *key = lua_tostring(L, -2), *code = lua_tostring(L, -1);
   err_info info = {.kind = ERR_S3, .source = "s3", .code = code};
-  if (failed > 1) info.detail = undeleted(L, failed);
+  info.detail = undeleted(L, failed);
   info.message = lua_pushfstring(
       L, "bucket:delete_many: %I of %I objects could not be deleted, first \"%s\": %s",
       (LUAI_UACINT)failed, (LUAI_UACINT)lua_rawlen(L, KEYS), key == NULL ? "?" : key,

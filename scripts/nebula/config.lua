@@ -209,6 +209,8 @@ function config.load(source)
     for _, section in ipairs { "database", "s3" } do
       if settings.file[section] then merge_section(settings, section, settings.file[section], path) end
     end
+    local ca = settings.s3.ca_file
+    if ca and ca:sub(1, 1) ~= "/" then settings.s3.ca_file = settings.project .. "/" .. ca end
     settings.migration_path = settings.file.migration_path
   end
   merge_environment(settings, source.env or os.getenv)

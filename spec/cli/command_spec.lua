@@ -47,7 +47,8 @@ describe("configuration", function()
   local function read(env, files)
     local where = nebula.scratch()
     nebula.write(where, files or {})
-    local code = "local s = nebula.config.settings() return nebula.json.encode { s.database, s.s3 or false }"
+    local code = "local s = nebula.config.settings() " ..
+      "return nebula.json.encode { s.database, s.s3 or false, s.project or false }"
     local answer = nebula.run { args = { "-e", code }, env = env, cwd = where }
     return answer, answer.status == 0 and require("nebula").json.decode(answer.stdout) or nil
   end
@@ -71,7 +72,7 @@ describe("configuration", function()
       s3 = { bucket = "from-file", ca_file = "ca.pem", checksum = "crc32c", stall_timeout = "1m" },
     }]]
     local _, settings = read({}, { ["nebula.conf.lua"] = conf })
-    assert.same({ "ca.pem", "crc32c", 60 },
+    assert.same({ settings[3] .. "/ca.pem", "crc32c", 60 },
       { settings[2].ca_file, settings[2].checksum, settings[2].stall_timeout })
     local answer = read({}, { ["nebula.conf.lua"] = "return { s3 = { checksum = 'md5' } }" })
     assert.equal(2, answer.status)

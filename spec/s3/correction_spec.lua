@@ -78,4 +78,32 @@ describe("a region that is wrong", function()
     assert.equal("http://artifacts.s3.eu-north-1.example.test/x", log[2].target)
     assert.equal("http://artifacts.s3.eu-north-1.example.test/x", bucket:url "x")
   end)
+
+  it("is corrected in the host of what waits to be tried again, too", function()
+    proxy:rules {
+      { path = "waits", times = 1, ["do"] = "answer", status = 503, headers = { "Retry-After: 4" } },
+      { path = "news", times = 1, ["do"] = "answer", status = 301, headers = { "x-amz-bucket-region: eu-north-1" } },
+      { ["do"] = "answer", body = "data" },
+    }
+    local named = server.options "artifacts"
+    named.endpoint, named.proxy, named.path_style = "http://s3.us-east-1.example.test", proxy.url, false
+    local bucket = nebula.s3.connect(named)
+    local waits = nebula.task.spawn(function() return (bucket:get "waits") end)
+    nebula.task.deadline(60, function() while #proxy:log() == 0 do nebula.task.sleep(0.02) end end)
+    assert.equal("data", (bucket:get "news"))
+    assert.equal("data", waits:join())
+    assert.equal("http://artifacts.s3.eu-north-1.example.test/waits", proxy:log()[4].target)
+  end)
+
+  it("leaves the host as it is where only the signature's region was refused", function()
+    proxy:rules {
+      { times = 1, ["do"] = "answer", status = 400,
+        body = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>default</Region></Error>" },
+      { ["do"] = "answer", body = "data" },
+    }
+    local named = server.options "artifacts"
+    named.endpoint, named.proxy, named.path_style = "http://s3.us-east-1.example.test", proxy.url, false
+    assert.equal("data", (nebula.s3.connect(named):get "x"))
+    assert.equal("http://artifacts.s3.us-east-1.example.test/x", proxy:log()[2].target)
+  end)
 end)

@@ -49,10 +49,6 @@ describe("leases", function()
     local second = worker() -- would rescue what it finds expired
     nebula.task.deadline(120, function()
       while storage.db:value "SELECT count(*) FROM workflow_jobs WHERE status = 'completed'" < 3 do
-        -- a machine that stalls renews late, but it renews
-        assert.equal(0, storage.db:value [[
-          SELECT count(*) FROM workflow_jobs WHERE status = 'running' AND lease_until < now() - interval '3 s'
-        ]])
         nebula.task.sleep(0.02)
       end
     end)
