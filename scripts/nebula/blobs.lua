@@ -162,7 +162,11 @@ Writer.abort, Writer.close = Writer.__close, Writer.__close
 function Blobs:writer(key, opts)
   local own, execution_id = split(opts)
   local upload = self.db and artifacts.begin(self.db, key, execution_id)
-  local inner = self.store:writer(key, own)
+  local inner, err = nebula.try(self.store.writer, self.store, key, own)
+  if err then
+    if upload then artifacts.forget(self.db, upload) end
+    error(err, 0)
+  end
   if not upload then return inner end
   return setmetatable({ inner = inner, store = self.store, db = self.db, upload = upload, size = 0,
     compressed = own.compress ~= nil, hasher = nebula.crypto.sha256_new() }, Writer)

@@ -99,13 +99,14 @@ for _, place in ipairs { "a directory", "S3" } do
       assert.equal(0, storage.db:value "SELECT count(*) FROM blob_uploads")
     end)
 
-    it("leave nothing where a writer is left or a condition refuses", function()
+    it("leave nothing where a writer is left, or an option or a condition refused", function()
       do
         local writer <close> = storage.blobs:writer "left"
         writer:write "half"
       end
       storage.blobs:upload("once", "1", { if_none_match = "*" })
       refused("conflict", storage.blobs.upload, storage.blobs, "once", "2", { if_none_match = "*" })
+      refused("validation", storage.blobs.writer, storage.blobs, "once", { compress = "zstd", level = 99 })
       assert.equal(nebula.crypto.sha256 "1", known("once").sha256)
       assert.is_nil(known "left")
       assert.equal(0, storage.db:value "SELECT count(*) FROM blob_uploads")
